@@ -1,0 +1,1 @@
+"""The differentiable general circulation model. It reads no files."""
