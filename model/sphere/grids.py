@@ -90,9 +90,19 @@ class GaussianGrid:
 
 @functools.cache
 def _gauss_legendre(size: int) -> tuple[np.ndarray, np.ndarray]:
-    nodes, weights = np.polynomial.legendre.leggauss(size)
-    # Exactly antisymmetric nodes, so that hemispheres mirror each other.
-    return (nodes - nodes[::-1]) / 2, (weights + weights[::-1]) / 2
+    # Newton steps in extended precision: transforms are exact to a few units of
+    # float64 only if nodes and weights are.
+    x = np.cos(np.pi * (np.arange(size, 0, -1) - np.longdouble(0.25)) / (size + 0.5))
+    for _ in range(6):
+        below, value = np.ones_like(x), x
+        for k in range(2, size + 1):
+            below, value = value, ((2 * k - 1) * x * value - (k - 1) * below) / k
+        slope = size * (below - x * value) / (1 - x**2)
+        x = x - value / slope
+    nodes = (x - x[::-1]) / 2  # hemispheres mirror each other exactly
+    weights = 2 / ((1 - x**2) * slope**2)
+    weights = (weights + weights[::-1]) / 2
+    return nodes.astype(np.float64), weights.astype(np.float64)
 
 
 def _named_grid(name: str, longitudes: int) -> GaussianGrid:
