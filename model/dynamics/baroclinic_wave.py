@@ -71,7 +71,9 @@ def initial_state(
     bump = perturbation * units.VELOCITY * np.exp(-((10 * distance) ** 2))
 
     def nodal(x: np.ndarray) -> jnp.ndarray:
-        return jnp.asarray(np.broadcast_to(x, (sigma.layers, *grid.shape)), harmonics.dtype)
+        return jnp.asarray(
+            np.broadcast_to(x, (sigma.layers, *grid.shape)), harmonics.dtype
+        )
 
     bump_vorticity, bump_divergence = harmonics.vorticity_divergence(
         nodal(bump), nodal(0 * bump)

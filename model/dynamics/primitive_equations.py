@@ -116,7 +116,9 @@ class PrimitiveEquations:
         if np.any(np.iscomplex(speed2)) or np.any(speed2.real <= 0):
             raise ValueError("the reference temperature profile is statically unstable")
         tables = dict(
-            orography=jnp.zeros(harmonics.modal_shape) if orography is None else orography,
+            orography=jnp.zeros(harmonics.modal_shape)
+            if orography is None
+            else orography,
             reference_temperature=reference,
             geopotential=geopotential,
             divergence_heating=heating,
@@ -196,8 +198,9 @@ class PrimitiveEquations:
             p_cross_q = sec2 * (p_lon * q_lat - p_lat * q_lon)
             products += [-vapour * (q * lnps_laplacian + q_dot_p), vapour * p_cross_q]
         advected = {"temperature": temp, **tracers}
-        for x in advected.values():
-            products += [material(x), u * x * sec2, v * x * sec2]
+        for name, x in advected.items():
+            source = material(x) + (heating if name == "temperature" else 0.0)
+            products += [source, u * x * sec2, v * x * sec2]
         lnps_tendency = -self._column_integral(pressure_advection)
 
         products = partitioning.nodal_levels(jnp.stack(products))
@@ -213,11 +216,10 @@ class PrimitiveEquations:
             name: products[3 * i] - h.divergence(*products[3 * i + 1 : 3 * i + 3])
             for i, name in enumerate(advected)
         }
-        heating = h.analysis(partitioning.nodal_levels(heating), clip=False)
         tendency = State(
             vorticity=vorticity,
             divergence=divergence,
-            temperature=scalars.pop("temperature") + heating,
+            temperature=scalars.pop("temperature"),
             log_surface_pressure=h.analysis(lnps_tendency),
             tracers=scalars,
         )

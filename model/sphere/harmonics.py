@@ -32,7 +32,14 @@ def default_precision() -> str:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["legendre", "fourier", "weights", "eps_up", "eps_down", "sin_latitude"],
+    data_fields=[
+        "legendre",
+        "fourier",
+        "weights",
+        "eps_up",
+        "eps_down",
+        "sin_latitude",
+    ],
     meta_fields=["grid", "precision"],
 )
 @dataclasses.dataclass(frozen=True)

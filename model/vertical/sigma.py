@@ -22,7 +22,12 @@ class SigmaLevels:
 
     def __post_init__(self) -> None:
         edges = np.asarray(self.boundaries)
-        if len(edges) < 3 or edges[0] != 0 or edges[-1] != 1 or np.any(np.diff(edges) <= 0):
+        if (
+            len(edges) < 3
+            or edges[0] != 0
+            or edges[-1] != 1
+            or np.any(np.diff(edges) <= 0)
+        ):
             raise ValueError(
                 "sigma boundaries must rise strictly from 0 to 1, with two layers or more"
             )

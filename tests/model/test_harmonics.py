@@ -1,0 +1,139 @@
+"""Transforms and operators of the sphere against identities and single harmonics."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from model.sphere.grids import latitude_edges, parse_grid
+from model.sphere.harmonics import SphericalHarmonics, resample
+
+GRIDS = ["T21", "TL31", "31@96x48", "T42", "TL63", "T85", "TL127"]
+
+
+@pytest.fixture(scope="module", params=GRIDS)
+def harmonics(request):
+    return SphericalHarmonics.create(parse_grid(request.param), jnp.float64)
+
+
+def random_modal(harmonics, *lead, seed=0, mean=True):
+    values = np.random.default_rng(seed).standard_normal(
+        (*lead, *harmonics.modal_shape)
+    )
+    values = values * harmonics.mask
+    values[..., 0, 0] *= mean
+    return jnp.asarray(values)
+
+
+def norm(x):
+    return float(jnp.linalg.norm(x))
+
+
+def test_analysis_inverts_synthesis(harmonics):
+    x = random_modal(harmonics, 3)
+    assert np.abs(harmonics.analysis(harmonics.synthesis(x)) - x).max() < 1e-12
+
+
+def test_analysis_inverts_synthesis_at_tl255():
+    harmonics = SphericalHarmonics.create(parse_grid("TL255"), jnp.float64)
+    x = random_modal(harmonics)
+    assert np.abs(harmonics.analysis(harmonics.synthesis(x)) - x).max() < 1e-12
+
+
+def test_analysis_clips_the_extra_wavenumber(harmonics):
+    nodal = jnp.asarray(np.random.default_rng(1).standard_normal(harmonics.grid.shape))
+    assert np.all(harmonics.analysis(nodal)[..., -1] == 0)
+
+
+@pytest.mark.parametrize("l, m", [(0, 0), (1, 0), (1, 1), (5, 3), (20, 20), (21, 2)])
+def test_single_harmonics_agree_with_scipy(l, m):  # noqa: E741
+    grid = parse_grid("T21")
+    harmonics = SphericalHarmonics.create(grid, jnp.float64)
+    theta = np.arccos(grid.sin_latitude)[:, None]
+    phi = np.deg2rad(grid.longitude_degrees)[None, :]
+    complex_harmonic = scipy.special.sph_harm_y(l, m, theta, phi)
+    scale = np.sqrt(2) if m else 1.0
+    for part, expected in enumerate([complex_harmonic.real, complex_harmonic.imag]):
+        if part == 1 and m == 0:
+            continue
+        modal = np.zeros(harmonics.modal_shape)
+        modal[part, m, l] = 1.0
+        np.testing.assert_allclose(
+            harmonics.synthesis(jnp.asarray(modal)), scale * expected, atol=1e-12
+        )
+
+
+def test_constant_field_and_parseval(harmonics):
+    one = harmonics.analysis(jnp.ones(harmonics.grid.shape))
+    assert one[0, 0, 0] == pytest.approx(np.sqrt(4 * np.pi), abs=1e-12)
+    x = random_modal(harmonics)
+    mean_square = harmonics.mean(harmonics.synthesis(x) ** 2)
+    assert 4 * np.pi * mean_square == pytest.approx(norm(x) ** 2, rel=1e-12)
+
+
+def test_derivatives_of_a_known_field(harmonics):
+    """f = sin(lat) cos(lat) cos(lon): d/dlon and cos(lat) d/dlat by hand."""
+    sin = harmonics.grid.sin_latitude[:, None]
+    cos = np.sqrt(1 - sin**2)
+    lon = np.deg2rad(harmonics.grid.longitude_degrees)
+    f = harmonics.analysis(jnp.asarray(sin * cos * np.cos(lon)))
+    d_lon, d_lat = (harmonics.synthesis(x) for x in harmonics.cos_gradient(f))
+    np.testing.assert_allclose(d_lon, -sin * cos * np.sin(lon), atol=1e-12)
+    np.testing.assert_allclose(d_lat, cos * (1 - 2 * sin**2) * np.cos(lon), atol=1e-12)
+
+
+def test_divergence_of_gradient_is_laplacian(harmonics):
+    x = random_modal(harmonics)
+    gradient = harmonics.synthesis(jnp.stack(harmonics.cos_gradient(x)))
+    east, north = harmonics.analysis(gradient * harmonics.sec2_latitude, clip=False)
+    divergence, laplacian = harmonics.divergence(east, north), harmonics.laplacian(x)
+    n = harmonics.grid.truncation  # on linear grids the top row is not exact
+    error = norm((divergence - laplacian)[..., :n])
+    assert error < 1e-10 * norm(laplacian)
+    round_trip = harmonics.inverse_laplacian(laplacian)
+    assert norm(round_trip - x.at[..., 0].set(0)) < 1e-12 * norm(x)
+
+
+def test_wind_keeps_vorticity_and_divergence(harmonics):
+    vorticity = random_modal(harmonics, seed=1, mean=False)
+    divergence = random_modal(harmonics, seed=2, mean=False)
+    u, v = harmonics.wind(vorticity, divergence)
+    again = harmonics.vorticity_divergence(u, v)
+    assert norm(again[0] - vorticity) < 1e-10 * norm(vorticity)
+    assert norm(again[1] - divergence) < 1e-10 * norm(divergence)
+    rotational = harmonics.wind(vorticity, 0 * divergence)
+    assert norm(harmonics.vorticity_divergence(*rotational)[1]) < 1e-10 * norm(
+        vorticity
+    )
+
+
+def test_solid_body_rotation_has_the_known_vorticity(harmonics):
+    sin = harmonics.grid.sin_latitude[:, None]
+    u = jnp.asarray(np.broadcast_to(np.sqrt(1 - sin**2), harmonics.grid.shape))
+    vorticity, divergence = harmonics.vorticity_divergence(u, 0 * u)
+    expected = jnp.asarray(np.broadcast_to(2 * sin, harmonics.grid.shape))
+    np.testing.assert_allclose(harmonics.synthesis(vorticity), expected, atol=1e-11)
+    assert norm(divergence) < 1e-11
+
+
+def test_resample_pads_and_truncates():
+    small = SphericalHarmonics.create(parse_grid("T21"), jnp.float64)
+    large = SphericalHarmonics.create(parse_grid("TL63"), jnp.float64)
+    x = random_modal(small, 2)
+    padded = resample(x, small.grid, large.grid)
+    assert padded.shape == (2, *large.modal_shape)
+    np.testing.assert_array_equal(resample(padded, large.grid, small.grid), x)
+    np.testing.assert_allclose(small.analysis(small.synthesis(x)), x, atol=1e-12)
+
+
+def test_gauss_edges_have_the_quadrature_weights_as_areas():
+    grid = parse_grid("TL63")
+    edges = latitude_edges(grid.latitude_degrees, grid.latitude_weights)
+    areas = np.diff(np.sin(np.deg2rad(edges)))
+    np.testing.assert_allclose(areas, grid.latitude_weights, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["T99", "31@10x48", "nonsense", "31x96x48"])
+def test_bad_grid_names_are_refused(name):
+    with pytest.raises(ValueError, match="grid|hold"):
+        parse_grid(name)
