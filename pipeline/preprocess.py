@@ -1,0 +1,491 @@
+"""From a source to a regridded store: the Beam pipeline.
+
+The unit of work is one shard of one variable. Whoever gets it reads its times,
+checks and regrids them, writes the whole object, and then a marker. Shards have
+nothing in common, so nothing is shuffled between workers but their names, and what a
+killed run leaves to do is what has no marker. Two chains run one after the other:
+
+    Create(shards to do) -> Reshuffle -> ProcessShard -> one report of the run
+    Create(all shards)   -> Reshuffle -> ShardStatistics -> statistics.json
+
+Each is one line without branches, tagged outputs or batching, which some runners
+(Dask's) get wrong.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import functools
+import shlex
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent import futures
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import tqdm
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from model.sphere.grids import GaussianGrid, parse_grid
+from pipeline import store as store_lib
+from pipeline.errors import UserError
+from pipeline.plan import PLAN_FILE, Plan, default_shard_steps, read_json, write_json
+from pipeline.regrid import Regridder, check_points
+from pipeline.source import (
+    Field,
+    open_fields,
+    parse_times,
+    select_times,
+    source_attributes,
+)
+from pipeline.statistics import Moments, shard_moments, write_statistics
+from pipeline.store import READY_FILE, Store, open_store
+from pipeline.variables import PRESSURE_LEVELS, VARIABLES
+
+DEFAULT_RUNNER = "FnApiRunner"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `podgcm preprocess`, which `run` understands."""
+    add = parser.add_argument
+    add(
+        "--source",
+        required=True,
+        help="Zarr stores or NetCDF files, separated by commas; * and ? are wildcards",
+    )
+    add("--output", required=True, help="folder of the store to make or to complete")
+    add("--grid", required=True, help="Gaussian grid, such as TL63 or 31@96x48")
+    add(
+        "--times",
+        help="START/STOP or START/STOP/STEP, ends included, such as "
+        "1990-01-01/1990-12-31T18/6h (default: all times of the source)",
+    )
+    add(
+        "--variables",
+        help="names separated by commas (default: all known that the source must "
+        f"have: {', '.join(VARIABLES)})",
+    )
+    add(
+        "--levels",
+        help="pressure levels in hPa, separated by commas (default: the 37 of ERA5)",
+    )
+    add("--static_source", help="where the static variables are, if not in the source")
+    add(
+        "--stats_times",
+        help="START/STOP of the statistics, such as the times to train on "
+        "(default: all times of the store)",
+    )
+    add(
+        "--shard_steps",
+        type=int,
+        help="times in a shard, the unit of work (default: as fit into 150 MB)",
+    )
+    add(
+        "--latitude_chunks",
+        type=int,
+        default=2,
+        help="bands of latitude that can be read separately (default: 2)",
+    )
+    add(
+        "--runner",
+        default=DEFAULT_RUNNER,
+        help=f"Beam runner (default: {DEFAULT_RUNNER}, in this process); flags after "
+        "a lone -- go to Beam",
+    )
+    add("beam_options", nargs="*", metavar="-- BEAM_FLAGS", help="flags for Beam")
+
+
+def run(args: argparse.Namespace) -> Store:
+    """Runs `preprocess` as told on the command line."""
+    return preprocess(**{name: vars(args)[name] for name in _PARAMETERS})
+
+
+def preprocess(
+    source: str,
+    output: str,
+    grid: str,
+    times: str | None = None,
+    variables: str | None = None,
+    levels: str | None = None,
+    static_source: str | None = None,
+    stats_times: str | None = None,
+    shard_steps: int | None = None,
+    latitude_chunks: int = 2,
+    runner: str = DEFAULT_RUNNER,
+    beam_options: Sequence[str] = (),
+) -> Store:
+    """Makes a store, or completes one that an earlier run of the same left unfinished.
+
+    Arguments are the flags of `podgcm preprocess`; see `add_arguments`.
+
+    Returns:
+      The finished store.
+
+    Raises:
+      UserError: if arguments or source are wrong, the output is of other arguments,
+        or some shards failed (all others are then done).
+    """
+    arguments = shlex.join(beam_options)
+    if "--runner" in arguments:
+        raise UserError("give --runner before the lone --, not among Beam's flags")
+    plan = make_plan(
+        source=source,
+        grid=grid,
+        times=times,
+        variables=variables,
+        levels=levels,
+        static_source=static_source,
+        stats_times=stats_times,
+        shard_steps=shard_steps,
+        latitude_chunks=latitude_chunks,
+    )
+    _check_output(Path(output), plan)
+    if (Path(output) / READY_FILE).exists():
+        _say(f"{output} is finished already")
+        return open_store(output)
+    store_lib.create(output, plan)
+    todo = [
+        item
+        for item in plan.items()
+        if store_lib.shard_fault(output, plan, *item) is not None
+    ]
+    options = PipelineOptions(list(beam_options), runner=runner)
+    if todo:
+        _process(output, plan, todo, options)
+    _say("computing statistics")
+    with beam.Pipeline(options=options) as pipeline:
+        _ = (
+            pipeline
+            | "Shards" >> beam.Create(plan.items())
+            | beam.Reshuffle()
+            | beam.ParDo(ShardStatistics(output, plan))
+            | beam.combiners.ToList()
+            | beam.Map(functools.partial(_merge_statistics, output, plan))
+        )
+    write_json(Path(output) / READY_FILE, {"config_hash": plan.config_hash})
+    return open_store(output)
+
+
+_PARAMETERS = tuple(preprocess.__annotations__.keys() - {"return"})
+
+
+def make_plan(
+    *,
+    source: str,
+    grid: str,
+    times: str | None,
+    variables: str | None,
+    levels: str | None,
+    static_source: str | None,
+    stats_times: str | None,
+    shard_steps: int | None,
+    latitude_chunks: int,
+) -> Plan:
+    """Checks the arguments against the source, without reading fields.
+
+    Raises:
+      UserError: if something does not fit.
+    """
+    try:
+        target = parse_grid(grid)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    names = list(VARIABLES) if variables is None else variables.split(",")
+    for name in names:
+        if name not in VARIABLES:
+            raise UserError(f"unknown variable {name}: know {', '.join(VARIABLES)}")
+    if len(set(names)) < len(names):
+        raise UserError(f"--variables={variables} names a variable twice")
+    try:
+        chosen = [float(level) for level in levels.split(",")] if levels else None
+    except ValueError as error:
+        raise UserError(f"--levels={levels} are not numbers: write 500,850") from error
+    start, stop, _ = parse_times(times)
+    fields = _open_all(
+        source,
+        static_source,
+        names,
+        chosen or PRESSURE_LEVELS,
+        start if start == stop else None,
+    )
+    for field in fields.values():
+        check_points(field.latitude, field.longitude)
+    steps = select_times(fields, times)
+    hours = steps.astype("datetime64[h]")
+    if np.any(hours != steps):
+        raise UserError("times of the source are not whole hours")
+    distance = int(np.diff(hours)[0].astype(int)) if len(hours) > 1 else 0
+    if any(VARIABLES[name].kind == "levels" for name in names):
+        taken = tuple(chosen or PRESSURE_LEVELS)
+    else:
+        taken = ()
+    if shard_steps is None:
+        shard_steps = default_shard_steps(target, len(taken), len(steps))
+    if shard_steps < 1:
+        raise UserError(f"--shard_steps={shard_steps} must be at least 1")
+    if latitude_chunks < 1 or target.latitudes % latitude_chunks:
+        raise UserError(
+            f"--latitude_chunks={latitude_chunks} does not divide the "
+            f"{target.latitudes} latitudes of {grid}"
+        )
+    return Plan(
+        source=source,
+        static_source=static_source,
+        grid=grid,
+        start=str(hours[0]) if len(hours) else None,
+        steps=len(hours),
+        step_hours=distance,
+        levels=taken,
+        variables=tuple(names),
+        shard_steps=shard_steps,
+        latitude_chunks=latitude_chunks,
+        stats_times=_stats_window(stats_times, hours),
+        attributes=source_attributes(source),
+    )
+
+
+def _stats_window(stats_times: str | None, hours: np.ndarray) -> tuple[str, str] | None:
+    first, last, step = parse_times(stats_times)
+    if step is not None:
+        raise UserError(f"--stats_times={stats_times} must be START/STOP")
+    if first is None:
+        return (str(hours[0]), str(hours[-1])) if len(hours) else None
+    inside = hours[(hours >= first) & (hours <= last)]
+    if not len(inside):
+        raise UserError(f"--stats_times={stats_times} has none of the store's times")
+    return str(inside[0]), str(inside[-1])
+
+
+def _open_all(
+    source: str,
+    static_source: str | None,
+    names: Iterable[str],
+    levels: Sequence[float],
+    instant: np.datetime64 | None,
+) -> dict[str, Field]:
+    """Fields of the source, and of the static source if there is one."""
+    names = list(names)
+    static = [n for n in names if VARIABLES[n].kind == "static" and static_source]
+    dynamic = [n for n in names if n not in static]
+    fields = open_fields(source, dynamic, levels, instant)
+    if static_source:
+        fields |= open_fields(static_source, static, levels, instant)
+    return fields
+
+
+def _check_output(output: Path, plan: Plan) -> None:
+    if (output / PLAN_FILE).exists():
+        differences = plan.differences(Plan.load(output))
+        if differences:
+            raise UserError(
+                f"{output} was begun with another configuration "
+                f"({'; '.join(differences)[:300]}): choose another --output"
+            )
+    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} exists and is not a store: choose another --output")
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardReport:
+    """What became of a shard; `error` and `trace` are empty if it is done."""
+
+    name: str
+    shard: int
+    seconds: float
+    source_bytes: int = 0
+    error: str = ""
+    trace: str = ""
+
+
+class ProcessShard(beam.DoFn):
+    """(variable, shard) -> ShardReport, having written the shard."""
+
+    def __init__(self, output: str, plan: Plan) -> None:
+        self._output = output
+        self._plan = plan
+
+    def setup(self) -> None:
+        self._fields: dict[str, Field] = {}
+        self._regridders: dict[tuple[bytes, bytes], Regridder] = {}
+
+    def process(self, item: tuple[str, int]) -> Iterator[ShardReport]:
+        name, shard = item
+        begin = time.perf_counter()
+        try:
+            size = self._write(name, shard)
+            yield ShardReport(name, shard, time.perf_counter() - begin, size)
+        except Exception as error:  # The other shards go on; the run's end reports it.
+            line = " ".join(str(error).split()) or type(error).__name__
+            if not isinstance(error, UserError):
+                line = f"{type(error).__name__}: {line}"
+            spent = time.perf_counter() - begin
+            trace = traceback.format_exc()
+            yield ShardReport(name, shard, spent, error=line, trace=trace)
+
+    def _write(self, name: str, shard: int) -> int:
+        plan = self._plan
+        if name not in self._fields:
+            self._fields |= _open_all(
+                plan.source,
+                plan.static_source,
+                [name],
+                plan.levels,
+                plan.times[0] if plan.steps else None,
+            )
+        field = self._fields[name]
+        variable = field.variable
+        regridder = self._regridder(field, plan.target)
+        regrid = regridder.fill if variable.fill else regridder
+        times = plan.times
+        if variable.kind != "static":
+            times = times[slice(*plan.shard_times(shard))]
+        done, size = [], 0
+        for stamps, values in _read_ahead(field, times):
+            variable.check_values(values, stamps, np.array(plan.levels))
+            done.append(regrid(values))
+            size += values.nbytes
+        # Axes of length 1 stand for those that the variable does not have.
+        shape = plan.shape(name)
+        steps = () if variable.kind == "static" else (len(times),)
+        data = np.concatenate(done).reshape(*steps, *shape[len(steps) :])
+        store_lib.write_shard(self._output, plan, name, shard, data)
+        return size
+
+    def _regridder(self, field: Field, grid: GaussianGrid) -> Regridder:
+        key = field.latitude.tobytes(), field.longitude.tobytes()
+        if key not in self._regridders:
+            regridder = Regridder(field.latitude, field.longitude, grid)
+            self._regridders[key] = regridder
+        return self._regridders[key]
+
+
+class ShardStatistics(beam.DoFn):
+    """(variable, shard) -> (variable, shard, moments)."""
+
+    def __init__(self, output: str, plan: Plan) -> None:
+        self._store = Store(output, plan)
+
+    def process(
+        self, item: tuple[str, int]
+    ) -> Iterator[tuple[str, int, dict[int, Moments]]]:
+        yield *item, shard_moments(self._store, *item)
+
+
+def _read_ahead(
+    field: Field, times: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(times, values) of all blocks, the next being read while one is worked on."""
+    blocks = list(field.blocks(times))
+    with futures.ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(field.read, blocks[0])
+        for block, following in zip(blocks, [*blocks[1:], None], strict=True):
+            values = pending.result()
+            if following is not None:
+                pending = pool.submit(field.read, following)
+            yield block, values
+
+
+def _process(
+    output: str, plan: Plan, todo: list[tuple[str, int]], options: PipelineOptions
+) -> None:
+    """Writes shards.
+
+    Raises:
+      UserError: if some failed, naming the first.
+    """
+    begun = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    report_file = Path(output, "_build", "runs", f"{begun}.json")
+    total = len(plan.items())
+    _say(f"{output}: {total - len(todo)} of {total} shards are done")
+    with _progress(output, plan, todo):
+        with beam.Pipeline(options=options) as pipeline:
+            _ = (
+                pipeline
+                | "Todo" >> beam.Create(todo)
+                | beam.Reshuffle()
+                | beam.ParDo(ProcessShard(output, plan))
+                | beam.combiners.ToList()
+                | beam.Map(functools.partial(_write_report, report_file))
+            )
+    failed = read_json(report_file)["failed"]
+    if failed:
+        first = "; ".join(
+            f"shard {report['shard']} of {report['name']}: {report['error']}"
+            for report in failed[:3]
+        )
+        raise UserError(
+            f"{len(failed)} of {len(todo)} shards failed: {first} (all in {report_file}"
+            "); mend the cause and run the same command again to do only these"
+        )
+
+
+def _write_report(file: Path, reports: list[ShardReport]) -> None:
+    reports = sorted(reports, key=lambda report: (report.name, report.shard))
+    failed = [dataclasses.asdict(report) for report in reports if report.error]
+    write_json(
+        file,
+        {
+            "done": [(r.name, r.shard) for r in reports if not r.error],
+            "failed": failed,
+            "worker_seconds": sum(report.seconds for report in reports),
+            "source_bytes": sum(report.source_bytes for report in reports),
+        },
+    )
+
+
+def _merge_statistics(
+    output: str, plan: Plan, parts: list[tuple[str, int, dict[int, Moments]]]
+) -> None:
+    # In the order of shards, so that rounding does not depend on the workers.
+    merged: dict[str, dict[int, Moments]] = {name: {} for name in plan.variables}
+    for name, _, moments in sorted(parts, key=lambda part: part[:2]):
+        for key, value in moments.items():
+            known = merged[name].get(key)
+            merged[name][key] = known.merge(value) if known else value
+    write_statistics(output, plan, merged)
+
+
+@contextlib.contextmanager
+def _progress(output: str, plan: Plan, todo: list[tuple[str, int]]) -> Iterator[None]:
+    """Shows how many shards are done: a bar on a terminal, else a line at times.
+
+    It counts markers, which works alike for workers here and anywhere.
+    """
+    stop = threading.Event()
+
+    def count() -> int:
+        return sum(
+            store_lib.marker_file(output, name, shard).exists() for name, shard in todo
+        )
+
+    def watch() -> None:
+        terminal = sys.stderr.isatty()
+        bar = tqdm.tqdm(total=len(todo), unit="shard", disable=not terminal)
+        told, last = 0, time.monotonic()
+        finished = False
+        while not finished:
+            finished = stop.wait(0.5 if terminal else 2)
+            done = count()
+            bar.update(done - bar.n)
+            due = finished or time.monotonic() - last > 10
+            if not terminal and due and done > told:
+                _say(f"{done} of {len(todo)} shards")
+                told, last = done, time.monotonic()
+        bar.close()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
