@@ -1,0 +1,1 @@
+"""The command line, launchers, benchmarks and the sample planet."""

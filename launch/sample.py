@@ -1,0 +1,409 @@
+"""The sample planet: an ERA5-shaped data set that nobody has to download.
+
+Our own core is run with continents and mountains drawn from a seed, a moist
+atmosphere and the idealised physics of `model.physics.idealised`, and written every
+six hours on latitudes and longitudes with poles, on ERA5's 37 pressure levels, under
+ERA5's names and units. It is simulated, and says so in every attribute.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import shutil
+from concurrent import futures
+
+import jax
+import jax.numpy as jnp
+import jax_datetime
+import numcodecs
+import numpy as np
+import xarray
+import zarr
+
+from model import units
+from model.dynamics import baroclinic_wave
+from model.dynamics.filters import exponential_factors, exponential_filter
+from model.dynamics.forcing import Forced
+from model.dynamics.integrators import imex_step
+from model.dynamics.primitive_equations import (
+    CONDENSATES,
+    HUMIDITY,
+    PrimitiveEquations,
+)
+from model.dynamics.state import State
+from model.physics.columns import Surroundings, to_columns, to_spectral
+from model.physics.idealised import idealised_physics, surface_profile
+from model.physics.solar import solar_flux
+from model.sphere import legendre
+from model.sphere.grids import parse_grid
+from model.sphere.harmonics import SphericalHarmonics
+from model.vertical.sigma import SigmaLevels
+from pipeline.errors import UserError
+from pipeline.progress import progress
+from pipeline.variables import PRESSURE_LEVELS, VARIABLES
+
+GRID = parse_grid("T31")
+SIGMA = SigmaLevels.equidistant(16)
+STEP_MINUTES = 30
+STEPS = 12  # between two outputs, 6 h
+NOTE = (
+    "SIMULATED: an idealised planet made by podgcm sample; not observations, not ERA5"
+)
+
+DIMENSIONS = {
+    "levels": ("time", "level", "latitude", "longitude"),
+    "surface": ("time", "latitude", "longitude"),
+    "static": ("latitude", "longitude"),
+}
+LAND_FRACTION = 0.3
+FREEZING = 271.35  # K, of sea water
+
+
+def spectral_tables(
+    latitude: np.ndarray, longitude: np.ndarray
+) -> tuple[jax.Array, jax.Array]:
+    """Legendre [m, l, latitude] and Fourier [2, m, longitude] tables of any points."""
+    m = np.arange(GRID.truncation + 1)[:, None]
+    angle = m * np.deg2rad(longitude)
+    norm = np.where(m == 0, np.sqrt(0.5), 1.0) / np.sqrt(np.pi)
+    fourier = np.stack([norm * np.cos(angle), norm * np.sin(angle)])
+    table = legendre.associated_legendre(GRID.truncation, np.sin(np.deg2rad(latitude)))
+    return jnp.asarray(table, jnp.float32), jnp.asarray(fourier, jnp.float32)
+
+
+def synthesise(tables: tuple[jax.Array, jax.Array], modal: jax.Array) -> jax.Array:
+    """Spectral coefficients at the points of `tables`: [..., latitude, longitude]."""
+    return jnp.einsum("mlj,cmi,...cml->...ji", *tables, modal, precision="highest")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Planet:
+    """The ground of the planet, spectral [2, m, l] on `GRID`.
+
+    Attributes:
+      orography: surface geopotential, model units.
+      continents: land where positive.
+      sea_anomaly, sea_drift: of the sea surface temperature, K; constant, and the
+        amplitude of a slow oscillation.
+    """
+
+    orography: jax.Array
+    continents: jax.Array
+    sea_anomaly: jax.Array
+    sea_drift: jax.Array
+
+    def land_sea_mask(self, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return jax.nn.sigmoid(20 * synthesise(tables, self.continents))
+
+    def sea(
+        self,
+        tables: tuple[jax.Array, jax.Array],
+        sin_latitude: jax.Array,
+        days: jax.Array,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Sea surface temperature (K) and ice cover, `days` after the data's start."""
+        anomaly = self.sea_anomaly + self.sea_drift * jnp.sin(2 * jnp.pi * days / 60)
+        temperature = surface_profile(sin_latitude)[:, None]
+        temperature = temperature + synthesise(tables, anomaly)
+        ice = jnp.clip((FREEZING - temperature) / 4, 0, 1)
+        return jnp.maximum(temperature, FREEZING), ice
+
+
+def make_planet(seed: int, harmonics: SphericalHarmonics) -> Planet:
+    """Draws continents, mountains and sea from `seed`."""
+    rng = np.random.default_rng(seed)
+
+    def random_field(largest: int) -> np.ndarray:
+        """Standardised, with waves up to l = `largest`; [2, m, l]."""
+        waves = harmonics.mask * (harmonics.total_wavenumber <= largest)
+        waves = waves * (harmonics.total_wavenumber > 0)
+        values = rng.standard_normal(harmonics.modal_shape) * waves
+        return values * np.sqrt(4 * np.pi) / np.linalg.norm(values)
+
+    continents = random_field(6)
+    height = np.asarray(harmonics.synthesis(jnp.asarray(continents, jnp.float32)))
+    threshold = np.quantile(height[6:-6], 1 - LAND_FRACTION)  # poles are oversampled
+    continents[0, 0, 0] = -threshold * np.sqrt(4 * np.pi)
+    land = height - threshold > 0
+
+    sin = GRID.sin_latitude[:, None]
+    latitude = np.arcsin(sin)
+    longitude = np.deg2rad(GRID.longitude_degrees)[None, :]
+    mountains = np.zeros(GRID.shape)
+    sites = np.argwhere(land & (np.abs(sin) < 0.9))
+    for j, i in rng.choice(sites, size=6, replace=False):
+        # Ridges are longer from south to north than from west to east.
+        east = (longitude - longitude[0, i] + np.pi) % (2 * np.pi) - np.pi
+        east = east * np.cos(latitude[j]) / 0.16
+        north = (latitude - latitude[j]) / 0.3
+        peak = rng.uniform(1500, 3500) * units.METRE * units.GRAVITY
+        mountains = np.maximum(mountains, peak * np.exp(-(east**2 + north**2)))
+    mountains *= 1 / (1 + np.exp(-8 * (height - threshold)))
+    # Smoothed before it is truncated, so that it rings little over the sea.
+    smooth = exponential_factors(GRID, attenuation=4.0, order=2)
+    return Planet(
+        orography=harmonics.analysis(jnp.asarray(mountains, jnp.float32)) * smooth,
+        continents=jnp.asarray(continents, jnp.float32),
+        sea_anomaly=jnp.asarray(2.0 * random_field(8), jnp.float32),
+        sea_drift=jnp.asarray(1.0 * random_field(8), jnp.float32),
+    )
+
+
+def initial_state(equations: PrimitiveEquations, seed: int) -> State:
+    """A zonal jet over the planet's mountains, with random small eddies."""
+    harmonics = equations.harmonics
+    state = baroclinic_wave.initial_state(harmonics, SIGMA, perturbation=0.0)
+    rng = np.random.default_rng([seed, 1])
+    wave = harmonics.total_wavenumber
+    eddies = rng.standard_normal(harmonics.modal_shape) * harmonics.mask
+    eddies = eddies * ((wave > 4) & (wave < 16)) * 2e-3
+    # Pressure at which the flat atmosphere has the height of the ground.
+    height = equations.orography - baroclinic_wave.orography(harmonics)
+    lnps = -height / (units.GAS_CONSTANT * 280.0)
+    humidity = harmonics.analysis(
+        jnp.broadcast_to(
+            0.01
+            * SIGMA.centers[:, None, None] ** 4
+            * (1 - GRID.sin_latitude**2)[:, None],
+            (SIGMA.layers, *GRID.shape),
+        )
+    )
+    tracers = {name: jnp.zeros_like(humidity) for name in CONDENSATES}
+    return dataclasses.replace(
+        state,
+        vorticity=state.vorticity + jnp.asarray(eddies, jnp.float32),
+        log_surface_pressure=lnps,
+        tracers={HUMIDITY: humidity, **tracers},
+    )
+
+
+@functools.partial(jax.jit, donate_argnames="state")
+def six_hours(
+    equations: PrimitiveEquations,
+    planet: Planet,
+    state: State,
+    time: jax_datetime.Datetime,
+    days: jax.Array,
+) -> State:
+    """Integrates core and physics from `time`, `days` after the data's start."""
+    harmonics = equations.harmonics
+    physics = idealised_physics(SIGMA, GRID.sin_latitude)
+    tables = (harmonics.legendre, harmonics.fourier)
+    smooth = exponential_filter(GRID, dt=STEP_MINUTES, tau=120.0, order=3)
+    land = planet.land_sea_mask(tables)
+    sea, ice = planet.sea(tables, harmonics.sin_latitude, days)
+
+    def step(state: State, index: jax.Array) -> tuple[State, None]:
+        now = time + index * jax_datetime.to_timedelta(STEP_MINUTES, "m")
+        surroundings = Surroundings(
+            sea_surface_temperature=sea,
+            sea_ice_cover=ice,
+            land_sea_mask=land,
+            surface_geopotential=harmonics.synthesis(equations.orography),
+            solar_flux=solar_flux(GRID, now),
+        )
+        columns = to_columns(harmonics, state, equations.reference_temperature)
+        forcing = to_spectral(harmonics, physics(columns, surroundings))
+        forced = Forced(equations, forcing)
+        return smooth(imex_step(forced, STEP_MINUTES * units.HOUR / 60)(state)), None
+
+    return jax.lax.scan(step, state, jnp.arange(STEPS))[0]
+
+
+@jax.jit
+def on_pressure_levels(
+    equations: PrimitiveEquations,
+    planet: Planet,
+    tables: tuple[jax.Array, jax.Array],
+    sin_latitude: jax.Array,
+    state: State,
+    days: jax.Array,
+) -> dict[str, jax.Array]:
+    """The state as ERA5 variables in SI units, [level, latitude, longitude].
+
+    Winds, temperature and tracers are linear in ln(p) between layers and constant
+    beyond; geopotential is the cubic that has the hydrostatic slope at every layer.
+    """
+    harmonics = equations.harmonics
+    cos = jnp.sqrt(1 - sin_latitude**2)[:, None]
+    u, v = synthesise(
+        tables, jnp.stack(harmonics.cos_wind(state.vorticity, state.divergence))
+    )
+    temperature = synthesise(tables, state.temperature)
+    temperature += equations.reference_temperature[:, None, None]
+    tracers = {name: synthesise(tables, x) for name, x in state.tracers.items()}
+    virtual = temperature * (1 + (units.VAPOUR_GAS_RATIO - 1) * tracers[HUMIDITY])
+    surface = synthesise(tables, equations.orography)
+    geopotential = surface + jnp.einsum(
+        "kj,j...->k...", equations.geopotential, virtual, precision="highest"
+    )
+    lnps = synthesise(tables, state.log_surface_pressure)
+    nodes = jnp.log(jnp.asarray(SIGMA.centers, jnp.float32))
+    target = jnp.log(jnp.asarray(PRESSURE_LEVELS, jnp.float32) / 1000)
+    target = target[:, None, None] - lnps
+
+    below = jnp.clip(jnp.searchsorted(nodes, target), 1, SIGMA.layers - 1)
+    spacing = nodes[below] - nodes[below - 1]
+    raw = (target - nodes[below - 1]) / spacing
+    t = jnp.clip(raw, 0, 1)
+
+    def ends(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return (
+            jnp.take_along_axis(x, below - 1, axis=0),
+            jnp.take_along_axis(x, below, axis=0),
+        )
+
+    def linear(x: jax.Array) -> jax.Array:
+        upper, lower = ends(x)
+        return upper + t * (lower - upper)
+
+    upper, lower = ends(geopotential)
+    slope_upper, slope_lower = (
+        -units.GAS_CONSTANT * x * spacing for x in ends(virtual)
+    )
+    hydrostatic = (
+        (1 + 2 * t) * (1 - t) ** 2 * upper
+        + t**2 * (3 - 2 * t) * lower
+        + t * (1 - t) ** 2 * slope_upper
+        - t**2 * (1 - t) * slope_lower
+        + jnp.where(raw > 1, slope_lower, slope_upper) * (raw - t)
+    )
+    sea, ice = planet.sea(tables, sin_latitude, days)
+    land = planet.land_sea_mask(tables)
+    return {
+        "geopotential": hydrostatic / units.GEOPOTENTIAL,
+        "temperature": linear(temperature),
+        "u_component_of_wind": linear(u / cos) / units.VELOCITY,
+        "v_component_of_wind": linear(v / cos) / units.VELOCITY,
+        **{name: linear(x) for name, x in tracers.items()},
+        "sea_surface_temperature": jnp.where(land > 0.5, jnp.nan, sea),
+        "sea_ice_cover": jnp.where(land > 0.5, jnp.nan, ice),
+        "geopotential_at_surface": surface / units.GEOPOTENTIAL,
+        "land_sea_mask": land,
+    }
+
+
+def _create_store(
+    path: pathlib.Path,
+    times: np.ndarray,
+    latitude: np.ndarray,
+    longitude: np.ndarray,
+    attrs: dict[str, str | int],
+) -> zarr.Group:
+    """An empty Zarr store (format 2, as ARCO-ERA5 is), one chunk a variable and time."""
+    coords = {
+        "time": ("time", times),
+        "level": ("level", np.asarray(PRESSURE_LEVELS), {"units": "hPa"}),
+        "latitude": ("latitude", latitude, {"units": "degrees_north"}),
+        "longitude": ("longitude", longitude, {"units": "degrees_east"}),
+    }
+    encoding = {"time": {"units": "hours since 1970-01-01", "dtype": "int64"}}
+    xarray.Dataset(coords=coords, attrs=attrs).to_zarr(
+        path, zarr_format=2, encoding=encoding, consolidated=False
+    )
+    group = zarr.open_group(path, mode="r+", zarr_format=2)
+    sizes = {name: len(values) for name, (_, values, *_) in coords.items()}
+    for name, variable in VARIABLES.items():
+        dims = DIMENSIONS[variable.kind]
+        shape = tuple(sizes[dim] for dim in dims)
+        array = group.create_array(
+            name,
+            shape=shape,
+            dtype=np.float32,
+            chunks=(1, *shape[1:]) if dims[0] == "time" else shape,
+            compressors=numcodecs.Blosc(
+                "lz4", clevel=5, shuffle=numcodecs.Blosc.SHUFFLE
+            ),
+            fill_value=np.nan,
+        )
+        array.attrs.update(
+            _ARRAY_DIMENSIONS=list(dims),
+            units=variable.units,
+            long_name=variable.long_name,
+            note=NOTE,
+        )
+    return group
+
+
+def make_sample(
+    output: str,
+    days: int = 40,
+    spin_up_days: int = 30,
+    seed: int = 0,
+    longitudes: int = 128,
+    start: str = "2001-01-01",
+) -> None:
+    """Writes the sample data set to `output`.
+
+    Args:
+      output: path of the Zarr store; must not exist.
+      days: of data, 6-hourly.
+      spin_up_days: integrated before the data's first time.
+      seed: of continents, mountains, sea and the atmosphere's first eddies.
+      longitudes: of the output; it has half as many latitudes, and one more.
+      start: first time of the data.
+
+    Raises:
+      UserError: if `output` exists, or the integration becomes unstable.
+    """
+    path = pathlib.Path(output)
+    if path.exists():
+        raise UserError(f"{path} exists: remove it, or give another place")
+    unfinished = path.with_name(path.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+
+    harmonics = SphericalHarmonics.create(GRID)
+    planet = make_planet(seed, harmonics)
+    equations = PrimitiveEquations.create(
+        GRID, SIGMA, baroclinic_wave.reference_temperature(SIGMA), planet.orography
+    )
+    state = initial_state(equations, seed)
+
+    step = np.timedelta64(6, "h")
+    first = np.datetime64(start, "ns")
+    times = first + step * np.arange(4 * days)
+    latitude = np.linspace(90, -90, longitudes // 2 + 1)
+    longitude = 360 / longitudes * np.arange(longitudes)
+    # Winds are limits at the poles, taken a few kilometres beside them.
+    inside = np.clip(latitude, -89.95, 89.95)
+    tables = spectral_tables(inside, longitude)
+    sines = jnp.asarray(np.sin(np.deg2rad(inside)), jnp.float32)
+    attrs = {
+        "title": "PodGCM sample planet",
+        "source": NOTE,
+        "seed": seed,
+        "spin_up_days": spin_up_days,
+        "core": f"{GRID}, {SIGMA.layers} sigma layers, dt {STEP_MINUTES} min",
+        "physics": "model.physics.idealised: Held-Suarez, surface, water cycle",
+    }
+    group = _create_store(unfinished, times, latitude, longitude, attrs)
+
+    def write(index: int, fields: dict[str, jax.Array]) -> None:
+        for name, values in fields.items():
+            if VARIABLES[name].kind != "static":
+                group[name][index] = np.asarray(values)
+            elif index == 0:
+                group[name][...] = np.asarray(values)
+
+    outputs = range(-4 * spin_up_days, len(times))
+    with futures.ThreadPoolExecutor(max_workers=1) as writer:
+        pending: futures.Future | None = None
+        for index in progress(outputs, "sample: simulated quarter days"):
+            now, since = first + step * index, jnp.float32(index / 4)
+            if index >= 0:
+                fields = on_pressure_levels(
+                    equations, planet, tables, sines, state, since
+                )
+                if not np.isfinite(fields["temperature"]).all():
+                    raise UserError(f"the simulation became unstable at {now}")
+                if pending is not None:
+                    pending.result()
+                pending = writer.submit(write, index, fields)
+            state = six_hours(
+                equations, planet, state, jax_datetime.to_datetime(now), since
+            )
+        if pending is not None:
+            pending.result()
+    zarr.consolidate_metadata(unfinished, zarr_format=2)
+    unfinished.rename(path)

@@ -1,0 +1,110 @@
+"""The idealised physics of the sample planet.
+
+Held and Suarez (1994), doi:10.1175/1520-0477(1994)075<1825:APFTIO>2.0.CO;2: relaxation
+of temperature and friction near the ground; to it are added a surface that is felt by
+the lowest layers (sea temperature, a land that the Sun warms by day) and a water cycle
+(evaporation, boundary-layer mixing, condensation with latent heat, clouds that rain
+out). It makes the sample data, which the networks then learn without knowing it, and
+it can stand in for them (`--physics=oracle`).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from model import units
+from model.dynamics.primitive_equations import CONDENSATES, HUMIDITY
+from model.physics.columns import Columns, Physics, Surroundings, Tendencies
+from model.vertical.sigma import SigmaLevels
+
+_ICE, _LIQUID = CONDENSATES
+_BOUNDARY_LAYER = 0.7  # sigma at its top
+
+# Rates, per model time unit.
+_FRICTION = 1 / units.DAY
+_COOLING = 1 / (40 * units.DAY)
+_SURFACE_COOLING = 1 / (4 * units.DAY)
+_EVAPORATION = 1 / (12 * units.HOUR)
+_MIXING = 1 / (24 * units.HOUR)
+_CONDENSATION = 1 / (3 * units.HOUR)
+_RAINOUT = 1 / (6 * units.HOUR)
+_REFILL = 1 / (
+    3 * units.HOUR
+)  # of the negative humidity that spectral advection leaves
+
+_LAND_WETNESS = 0.3
+_LAND_RESPONSE = 20.0  # K, of the land's surface to the whole range of sunshine
+
+
+def surface_profile(sin_latitude: jax.Array) -> jax.Array:
+    """Zonal mean surface temperature, K, of any shape."""
+    return 301.0 - 45.0 * sin_latitude**2
+
+
+def saturation_humidity(temperature: jax.Array, pressure: jax.Array) -> jax.Array:
+    """Specific humidity at saturation; Bolton (1980), doi:10.1175/1520-0493(1980)108.
+
+    Args:
+      temperature: K.
+      pressure: in units of p00 = 1e5 Pa.
+
+    Returns:
+      kg/kg, at most 0.1.
+    """
+    celsius = jnp.clip(temperature - 273.15, -100.0, 60.0)
+    vapour = 611.2 * units.PASCAL * jnp.exp(17.67 * celsius / (celsius + 243.5))
+    return jnp.minimum(vapour / (units.VAPOUR_GAS_RATIO * pressure), 0.1)
+
+
+def idealised_physics(sigma: SigmaLevels, sin_latitude: np.ndarray) -> Physics:
+    """The physics for columns on `sigma` layers at latitudes with these sines."""
+    centers = sigma.centers[:, None, None]
+    thickness = sigma.thickness[:, None, None]
+    near_ground = np.maximum(0, (centers - _BOUNDARY_LAYER) / (1 - _BOUNDARY_LAYER))
+    boundary = (centers > _BOUNDARY_LAYER) * thickness
+    boundary = boundary / boundary.sum()
+
+    def physics(columns: Columns, surroundings: Surroundings) -> Tendencies:
+        dtype = columns.u.dtype
+        ground, mixed = jnp.asarray(near_ground, dtype), jnp.asarray(boundary, dtype)
+        sin = jnp.asarray(sin_latitude, dtype)[:, None]
+        cos2 = 1 - sin**2
+        surface_pressure = jnp.exp(columns.log_surface_pressure)
+        pressure = jnp.asarray(centers, dtype) * surface_pressure
+        temperature = columns.temperature
+        land = surroundings.land_sea_mask
+
+        profile = surface_profile(sin)
+        warmed_land = profile + _LAND_RESPONSE * (surroundings.solar_flux - 0.25)
+        surface = land * warmed_land
+        surface += (1 - land) * surroundings.sea_surface_temperature
+
+        equilibrium = 315.0 - 60.0 * sin**2 - 10.0 * jnp.log(pressure) * cos2
+        equilibrium = jnp.maximum(200.0, pressure**units.KAPPA * equilibrium)
+        equilibrium += ground * (surface - profile)
+        rate = _COOLING + (_SURFACE_COOLING - _COOLING) * ground * cos2**2
+        heating = -rate * (temperature - equilibrium)
+
+        humidity = columns.tracers[HUMIDITY]
+        wet = (1 - land) * (1 - surroundings.sea_ice_cover) + _LAND_WETNESS * land
+        supply = 0.8 * saturation_humidity(surface, surface_pressure)
+        evaporation = wet * ground * jnp.maximum(supply - humidity, 0) * _EVAPORATION
+        mean = jnp.sum(mixed * humidity, axis=0)
+        mixing = jnp.where(mixed > 0, mean - humidity, 0.0) * _MIXING
+        refill = jnp.maximum(-humidity, 0) * _REFILL
+        saturation = saturation_humidity(temperature, pressure)
+        condensation = jnp.maximum(humidity - saturation, 0) * _CONDENSATION
+        frozen = jnp.clip((273.15 - temperature) / 20, 0.0, 1.0)
+        ice, liquid = columns.tracers[_ICE], columns.tracers[_LIQUID]
+        return Tendencies(
+            u=-_FRICTION * ground * columns.u,
+            v=-_FRICTION * ground * columns.v,
+            temperature=heating + units.LATENT_HEAT_OVER_CP * condensation,
+            tracers={
+                HUMIDITY: evaporation + mixing + refill - condensation,
+                _ICE: frozen * condensation - _RAINOUT * ice,
+                _LIQUID: (1 - frozen) * condensation - _RAINOUT * liquid,
+            },
+        )
+
+    return physics

@@ -1,0 +1,40 @@
+"""Progress of long work: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+import tqdm
+
+T = TypeVar("T")
+
+_SECONDS_BETWEEN_LINES = 10
+
+
+def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+    """Yields `items`, and shows on stderr how far it has come.
+
+    Args:
+      items: what is worked through.
+      label: of the bar or line.
+      total: number of items; default their length.
+    """
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    if sys.stderr.isatty():
+        yield from tqdm.tqdm(items, desc=label, total=total, file=sys.stderr)
+        return
+    start = last = time.monotonic()
+    done = 0
+    for item in items:
+        yield item
+        done += 1
+        if time.monotonic() - last > _SECONDS_BETWEEN_LINES or done == total:
+            last = time.monotonic()
+            of = f" of {total}" if total else ""
+            print(
+                f"{label}: {done}{of}, {last - start:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
