@@ -28,13 +28,13 @@ from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
-import tqdm
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from model.sphere.grids import GaussianGrid, parse_grid
 from pipeline import store as store_lib
 from pipeline.errors import UserError
 from pipeline.plan import PLAN_FILE, Plan, default_shard_steps, read_json, write_json
+from pipeline.progress import progress
 from pipeline.regrid import Regridder, check_points
 from pipeline.source import (
     Field,
@@ -401,8 +401,11 @@ def _process(
     begun = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     report_file = Path(output, "_build", "runs", f"{begun}.json")
     total = len(plan.items())
+    for item in todo:
+        # The marker of a shard that was found damaged.
+        store_lib.marker_file(output, *item).unlink(missing_ok=True)
     _say(f"{output}: {total - len(todo)} of {total} shards are done")
-    with _progress(output, plan, todo):
+    with _shown_progress(output, todo):
         with beam.Pipeline(options=options) as pipeline:
             _ = (
                 pipeline
@@ -451,32 +454,29 @@ def _merge_statistics(
 
 
 @contextlib.contextmanager
-def _progress(output: str, plan: Plan, todo: list[tuple[str, int]]) -> Iterator[None]:
-    """Shows how many shards are done: a bar on a terminal, else a line at times.
+def _shown_progress(output: str, todo: list[tuple[str, int]]) -> Iterator[None]:
+    """Shows on stderr how many shards are done.
 
-    It counts markers, which works alike for workers here and anywhere.
+    It looks for markers, which works alike for workers here and anywhere.
     """
     stop = threading.Event()
 
-    def count() -> int:
-        return sum(
-            store_lib.marker_file(output, name, shard).exists() for name, shard in todo
-        )
+    def finished() -> Iterator[tuple[str, int]]:
+        waiting = set(todo)
+        ending = False
+        while waiting and not ending:
+            ending = stop.wait(0.5)
+            done = {
+                item
+                for item in waiting
+                if store_lib.marker_file(output, *item).exists()
+            }
+            yield from done
+            waiting -= done
 
     def watch() -> None:
-        terminal = sys.stderr.isatty()
-        bar = tqdm.tqdm(total=len(todo), unit="shard", disable=not terminal)
-        told, last = 0, time.monotonic()
-        finished = False
-        while not finished:
-            finished = stop.wait(0.5 if terminal else 2)
-            done = count()
-            bar.update(done - bar.n)
-            due = finished or time.monotonic() - last > 10
-            if not terminal and due and done > told:
-                _say(f"{done} of {len(todo)} shards")
-                told, last = done, time.monotonic()
-        bar.close()
+        for _ in progress(finished(), "preprocess: shards", len(todo)):
+            pass
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
