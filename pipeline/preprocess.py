@@ -20,30 +20,27 @@ import functools
 import shlex
 import sys
 import threading
-import time
-import traceback
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent import futures
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from model.sphere.grids import GaussianGrid, parse_grid
+from model.sphere.grids import parse_grid
 from pipeline import store as store_lib
 from pipeline.errors import UserError
 from pipeline.plan import PLAN_FILE, Plan, default_shard_steps, read_json, write_json
 from pipeline.progress import progress
-from pipeline.regrid import Regridder, check_points
+from pipeline.regrid import check_points
+from pipeline.shards import ProcessShard, ShardReport, ShardStatistics
 from pipeline.source import (
-    Field,
-    open_fields,
+    open_all,
     parse_times,
     select_times,
     source_attributes,
 )
-from pipeline.statistics import Moments, shard_moments, write_statistics
+from pipeline.statistics import Moments, write_statistics
 from pipeline.store import READY_FILE, Store, open_store
 from pipeline.variables import PRESSURE_LEVELS, VARIABLES
 
@@ -206,7 +203,7 @@ def make_plan(
     except ValueError as error:
         raise UserError(f"--levels={levels} are not numbers: write 500,850") from error
     start, stop, _ = parse_times(times)
-    fields = _open_all(
+    fields = open_all(
         source,
         static_source,
         names,
@@ -261,23 +258,6 @@ def _stats_window(stats_times: str | None, hours: np.ndarray) -> tuple[str, str]
     return str(inside[0]), str(inside[-1])
 
 
-def _open_all(
-    source: str,
-    static_source: str | None,
-    names: Iterable[str],
-    levels: Sequence[float],
-    instant: np.datetime64 | None,
-) -> dict[str, Field]:
-    """Fields of the source, and of the static source if there is one."""
-    names = list(names)
-    static = [n for n in names if VARIABLES[n].kind == "static" and static_source]
-    dynamic = [n for n in names if n not in static]
-    fields = open_fields(source, dynamic, levels, instant)
-    if static_source:
-        fields |= open_fields(static_source, static, levels, instant)
-    return fields
-
-
 def _check_output(output: Path, plan: Plan) -> None:
     if (output / PLAN_FILE).exists():
         differences = plan.differences(Plan.load(output))
@@ -288,106 +268,6 @@ def _check_output(output: Path, plan: Plan) -> None:
             )
     elif output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} exists and is not a store: choose another --output")
-
-
-@dataclasses.dataclass(frozen=True)
-class ShardReport:
-    """What became of a shard; `error` and `trace` are empty if it is done."""
-
-    name: str
-    shard: int
-    seconds: float
-    source_bytes: int = 0
-    error: str = ""
-    trace: str = ""
-
-
-class ProcessShard(beam.DoFn):
-    """(variable, shard) -> ShardReport, having written the shard."""
-
-    def __init__(self, output: str, plan: Plan) -> None:
-        self._output = output
-        self._plan = plan
-
-    def setup(self) -> None:
-        self._fields: dict[str, Field] = {}
-        self._regridders: dict[tuple[bytes, bytes], Regridder] = {}
-
-    def process(self, item: tuple[str, int]) -> Iterator[ShardReport]:
-        name, shard = item
-        begin = time.perf_counter()
-        try:
-            size = self._write(name, shard)
-            yield ShardReport(name, shard, time.perf_counter() - begin, size)
-        except Exception as error:  # The other shards go on; the run's end reports it.
-            line = " ".join(str(error).split()) or type(error).__name__
-            if not isinstance(error, UserError):
-                line = f"{type(error).__name__}: {line}"
-            spent = time.perf_counter() - begin
-            trace = traceback.format_exc()
-            yield ShardReport(name, shard, spent, error=line, trace=trace)
-
-    def _write(self, name: str, shard: int) -> int:
-        plan = self._plan
-        if name not in self._fields:
-            self._fields |= _open_all(
-                plan.source,
-                plan.static_source,
-                [name],
-                plan.levels,
-                plan.times[0] if plan.steps else None,
-            )
-        field = self._fields[name]
-        variable = field.variable
-        regridder = self._regridder(field, plan.target)
-        regrid = regridder.fill if variable.fill else regridder
-        times = plan.times
-        if variable.kind != "static":
-            times = times[slice(*plan.shard_times(shard))]
-        done, size = [], 0
-        for stamps, values in _read_ahead(field, times):
-            variable.check_values(values, stamps, np.array(plan.levels))
-            done.append(regrid(values))
-            size += values.nbytes
-        # Axes of length 1 stand for those that the variable does not have.
-        shape = plan.shape(name)
-        steps = () if variable.kind == "static" else (len(times),)
-        data = np.concatenate(done).reshape(*steps, *shape[len(steps) :])
-        store_lib.write_shard(self._output, plan, name, shard, data)
-        return size
-
-    def _regridder(self, field: Field, grid: GaussianGrid) -> Regridder:
-        key = field.latitude.tobytes(), field.longitude.tobytes()
-        if key not in self._regridders:
-            regridder = Regridder(field.latitude, field.longitude, grid)
-            self._regridders[key] = regridder
-        return self._regridders[key]
-
-
-class ShardStatistics(beam.DoFn):
-    """(variable, shard) -> (variable, shard, moments)."""
-
-    def __init__(self, output: str, plan: Plan) -> None:
-        self._store = Store(output, plan)
-
-    def process(
-        self, item: tuple[str, int]
-    ) -> Iterator[tuple[str, int, dict[int, Moments]]]:
-        yield *item, shard_moments(self._store, *item)
-
-
-def _read_ahead(
-    field: Field, times: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(times, values) of all blocks, the next being read while one is worked on."""
-    blocks = list(field.blocks(times))
-    with futures.ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(field.read, blocks[0])
-        for block, following in zip(blocks, [*blocks[1:], None], strict=True):
-            values = pending.result()
-            if following is not None:
-                pending = pool.submit(field.read, following)
-            yield block, values
 
 
 def _process(

@@ -10,7 +10,7 @@ import difflib
 import glob
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import xarray
@@ -133,6 +133,23 @@ def open_fields(
                 f"{source} has no {name}; {hint}it has {', '.join(sorted(every))}"
             )
         fields[name] = _field(VARIABLES[name], held[name], levels, instant)
+    return fields
+
+
+def open_all(
+    source: str,
+    static_source: str | None,
+    names: Iterable[str],
+    levels: Sequence[float],
+    instant: np.datetime64 | None,
+) -> dict[str, Field]:
+    """Fields of the source, and of the static source if there is one."""
+    names = list(names)
+    static = [n for n in names if VARIABLES[n].kind == "static" and static_source]
+    dynamic = [n for n in names if n not in static]
+    fields = open_fields(source, dynamic, levels, instant)
+    if static_source:
+        fields |= open_fields(static_source, static, levels, instant)
     return fields
 
 
