@@ -276,7 +276,8 @@ def on_pressure_levels(
         "temperature": linear(temperature),
         "u_component_of_wind": linear(u / cos) / units.VELOCITY,
         "v_component_of_wind": linear(v / cos) / units.VELOCITY,
-        **{name: linear(x) for name, x in tracers.items()},
+        # Spectral advection undershoots; the data are clipped, as ERA5 is.
+        **{name: jnp.maximum(linear(x), 0) for name, x in tracers.items()},
         "sea_surface_temperature": jnp.where(land > 0.5, jnp.nan, sea),
         "sea_ice_cover": jnp.where(land > 0.5, jnp.nan, ice),
         "geopotential_at_surface": surface / units.GEOPOTENTIAL,

@@ -26,8 +26,8 @@ _COOLING = 1 / (40 * units.DAY)
 _SURFACE_COOLING = 1 / (4 * units.DAY)
 _EVAPORATION = 1 / (12 * units.HOUR)
 _MIXING = 1 / (24 * units.HOUR)
-_CONDENSATION = 1 / (3 * units.HOUR)
-_RAINOUT = 1 / (6 * units.HOUR)
+_CONDENSATION = 1 / units.HOUR
+_RAINOUT = 1 / (3 * units.HOUR)
 _REFILL = 1 / (
     3 * units.HOUR
 )  # of the negative humidity that spectral advection leaves
@@ -38,7 +38,7 @@ _LAND_RESPONSE = 20.0  # K, of the land's surface to the whole range of sunshine
 
 def surface_profile(sin_latitude: jax.Array) -> jax.Array:
     """Zonal mean surface temperature, K, of any shape."""
-    return 301.0 - 45.0 * sin_latitude**2
+    return 300.0 - 45.0 * sin_latitude**2
 
 
 def saturation_humidity(temperature: jax.Array, pressure: jax.Array) -> jax.Array:
@@ -87,7 +87,7 @@ def idealised_physics(sigma: SigmaLevels, sin_latitude: np.ndarray) -> Physics:
 
         humidity = columns.tracers[HUMIDITY]
         wet = (1 - land) * (1 - surroundings.sea_ice_cover) + _LAND_WETNESS * land
-        supply = 0.8 * saturation_humidity(surface, surface_pressure)
+        supply = 0.7 * saturation_humidity(surface, surface_pressure)
         evaporation = wet * ground * jnp.maximum(supply - humidity, 0) * _EVAPORATION
         mean = jnp.sum(mixed * humidity, axis=0)
         mixing = jnp.where(mixed > 0, mean - humidity, 0.0) * _MIXING
