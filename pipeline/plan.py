@@ -40,6 +40,8 @@ REGRIDDING = (
     "mean of the defined part of a cell, else the nearest cell's"
 )
 PLAN_FILE = "_build/plan.json"
+# Of files being written; a killed run leaves some behind.
+PART_SUFFIX = ".part"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,7 +211,7 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
     """Writes the whole file or, if interrupted, nothing under its name."""
     file.parent.mkdir(parents=True, exist_ok=True)
     # Two workers may write the same file, with the same content.
-    part = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    part = file.with_name(f".{file.name}.{uuid.uuid4().hex}{PART_SUFFIX}")
     with part.open("w") as stream:
         stream.write(json.dumps(content, indent=1, sort_keys=True) + "\n")
         stream.flush()

@@ -164,7 +164,7 @@ def preprocess(
             | beam.combiners.ToList()
             | beam.Map(functools.partial(_merge_statistics, output, plan))
         )
-    write_json(Path(output) / READY_FILE, {"config_hash": plan.config_hash})
+    store_lib.finish(output, plan)
     return open_store(output)
 
 

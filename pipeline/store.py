@@ -18,7 +18,7 @@ import tensorstore as ts
 
 from model.sphere.grids import GaussianGrid
 from pipeline.errors import UserError
-from pipeline.plan import PLAN_FILE, Plan, read_json, write_json
+from pipeline.plan import PART_SUFFIX, PLAN_FILE, Plan, read_json, write_json
 from pipeline.variables import VARIABLES, Kind
 
 READY_FILE = "_build/READY"
@@ -49,12 +49,7 @@ def open_store(path: str | Path) -> "Store":
         )
     if read_json(ready)["config_hash"] != plan.config_hash:
         raise DamagedStoreError(f"{ready} belongs to another store than {PLAN_FILE}")
-    for name, shard in plan.items():
-        fault = shard_fault(path, plan, name, shard)
-        if fault is not None:
-            raise DamagedStoreError(f"{path}: {fault}; see `podgcm inspect`")
-    if not (Path(path) / STATISTICS_FILE).exists():
-        raise DamagedStoreError(f"{path}: {STATISTICS_FILE} is missing")
+    _check_objects(path, plan)
     return Store(str(path), plan)
 
 
@@ -238,6 +233,19 @@ def write_shard(path: str | Path, plan: Plan, name: str, shard: int, data: np.nd
     write_json(marker_file(path, name, shard), dataclasses.asdict(written))
 
 
+def finish(path: str | Path, plan: Plan) -> None:
+    """Declares a store finished, whose shards and statistics are all written.
+
+    Raises:
+      DamagedStoreError: if they are not.
+    """
+    _check_objects(path, plan)
+    for folder in ("", "_build", "_build/done/*", "_build/runs", "stats"):
+        for part in Path(path).glob(f"{folder}/.*{PART_SUFFIX}".lstrip("/")):
+            part.unlink()
+    write_json(Path(path, READY_FILE), {"config_hash": plan.config_hash})
+
+
 def object_file(path: str | Path, plan: Plan, name: str, shard: int) -> Path:
     """The file of a shard."""
     first = 0 if plan.kind(name) == "static" else shard
@@ -265,6 +273,17 @@ def shard_fault(path: str | Path, plan: Plan, name: str, shard: int) -> str | No
         found = "is missing" if size is None else f"has {size} bytes"
         return f"{which} {found}, {note['object_bytes']} bytes were written"
     return None
+
+
+def _check_objects(path: str | Path, plan: Plan) -> None:
+    for name, shard in plan.items():
+        fault = shard_fault(path, plan, name, shard)
+        if fault is not None:
+            raise DamagedStoreError(f"{path}: {fault}; see `podgcm inspect`")
+    metadata = [f"{name}/zarr.json" for name in plan.variables]
+    for file in (STATISTICS_FILE, "zarr.json", *metadata):
+        if not Path(path, file).exists():
+            raise DamagedStoreError(f"{path}: {file} is missing")
 
 
 def group_attributes(plan: Plan) -> dict[str, Any]:
