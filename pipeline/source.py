@@ -10,6 +10,7 @@ import difflib
 import glob
 import itertools
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -245,9 +246,12 @@ def _open(path: str) -> xarray.Dataset:
     is_zarr = os.path.isdir(path) or "://" in path
     try:
         if is_zarr:
-            return xarray.open_dataset(
-                path, engine="zarr", chunks=None, decode_timedelta=False
-            )
+            with warnings.catch_warnings():
+                # Stores without consolidated metadata open slowly; that is no fault.
+                warnings.filterwarnings("ignore", "Failed to open Zarr store with con")
+                return xarray.open_dataset(
+                    path, engine="zarr", chunks=None, decode_timedelta=False
+                )
         return xarray.open_dataset(path, engine="netcdf4", decode_timedelta=False)
     except (OSError, ValueError, KeyError) as error:
         kind = "Zarr store" if is_zarr else "NetCDF file"

@@ -99,15 +99,20 @@ class Variable:
             if not where.any():
                 continue
             time, level = np.argwhere(where)[0]
-            place = f" at {np.datetime_as_string(times[time], 'm')}" * bool(len(times))
-            place += f", {levels[level]:g} hPa" * (self.kind == "levels")
+            place = ""
+            if self.kind != "static":
+                place += f" at {np.datetime_as_string(times[time], 'm')}"
+            if self.kind == "levels":
+                place += f", {levels[level]:g} hPa"
             bad = fields[time, level][outside[time, level]]
             if what == "has implausible values":
                 what += (
                     f" ({bad.min():g} to {bad.max():g}, plausible are "
                     f"{least:g} to {largest:g} {self.units})"
                 )
-            raise UserError(f"{self.name} {what}{place}: mend or leave out that time")
+            raise UserError(
+                f"{self.name} {what}{place}: mend the source or leave that out"
+            )
 
 
 # Ranges are wide enough for any sound analysis or simulation and narrow enough to

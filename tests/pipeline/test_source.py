@@ -1,0 +1,261 @@
+"""Finding variables in sources of many kinds, and refusing bad ones in one line."""
+
+import numpy as np
+import pytest
+import xarray
+
+from pipeline.errors import UserError
+from pipeline.source import open_fields, select_times
+from pipeline.variables import PRESSURE_LEVELS, VARIABLES
+
+LEVELS = (500.0, 850.0)
+
+
+def read_all(field):
+    blocks = list(field.blocks(field.times))
+    return np.concatenate([field.read(block) for block in blocks])
+
+
+def test_catalogue():
+    assert len(PRESSURE_LEVELS) == 37 and sorted(PRESSURE_LEVELS) == [*PRESSURE_LEVELS]
+    assert list(VARIABLES) == [v.name for v in VARIABLES.values()]
+    assert {name for name, v in VARIABLES.items() if v.fill} == {
+        "sea_surface_temperature",
+        "sea_ice_cover",
+    }
+
+
+@pytest.mark.parametrize("form", ["zarr2", "zarr3", "netcdf"])
+def test_forms_agree(make_dataset, tmp_path, form):
+    dataset = make_dataset()
+    path = tmp_path / "source"
+    if form == "netcdf":
+        packed = {"dtype": "int16", "scale_factor": 0.002, "add_offset": 250.0}
+        packed["_FillValue"] = -32767
+        dataset.to_netcdf(path, encoding={"temperature": packed})
+    else:
+        chunked = dataset.chunk(time=4)
+        chunked.to_zarr(path, zarr_format=int(form[-1]), consolidated=form == "zarr2")
+    fields = open_fields(str(path), None, LEVELS)
+    assert list(fields) == ["temperature", "sea_surface_temperature", "land_sea_mask"]
+    temperature = read_all(fields["temperature"])
+    atol = 0.0011 if form == "netcdf" else 0
+    np.testing.assert_allclose(temperature, dataset.temperature, atol=atol, rtol=0)
+    surface = read_all(fields["sea_surface_temperature"])
+    np.testing.assert_array_equal(surface[:, 0], dataset.sea_surface_temperature)
+    static = fields["land_sea_mask"]
+    np.testing.assert_array_equal(
+        static.read(static.times)[0, 0], dataset.land_sea_mask
+    )
+    blocks = list(fields["temperature"].blocks(dataset.time.values[1:]))
+    if form != "netcdf":  # Reads follow the chunks of the source: 1-3, 4-7, 8-9.
+        assert [len(block) for block in blocks] == [3, 4, 2]
+
+
+def test_short_names_other_order_and_singleton_levels(make_dataset, tmp_path):
+    """As in NeuralGCM's own files: (time, level, longitude, latitude), surface [1]."""
+    dataset = make_dataset(
+        names=(
+            "geopotential",
+            "sea_surface_temperature",
+            "geopotential_at_surface",
+        )
+    )
+    z = dataset.geopotential.transpose("time", "level", "longitude", "latitude")
+    z = z.assign_attrs(units="m**2 s**-2").isel(level=[1, 0])
+    other = xarray.Dataset({"z": z, "sst": dataset.sea_surface_temperature})
+    other = other.isel(latitude=slice(-2, None, -1))
+    other = other.rename(latitude="lat", longitude="lon", level="plev")
+    other["plev"] = other.plev * 100
+    other.plev.attrs["units"] = "Pa"
+    other["sst"] = other.sst.expand_dims(level=[0])
+    other.to_netcdf(tmp_path / "upper.nc")
+    static = dataset.geopotential_at_surface.expand_dims(time=dataset.time)
+    static.to_dataset(name="z").to_netcdf(tmp_path / "static.nc")
+    fields = open_fields(f"{tmp_path}/upper.nc,{tmp_path}/static.nc", None, LEVELS)
+    assert set(fields) == {
+        "geopotential",
+        "sea_surface_temperature",
+        "geopotential_at_surface",
+    }
+    # Levels come in the order asked for, latitudes in that of the file.
+    expected = dataset.geopotential.sel(level=[500, 850], latitude=other.lat.values)
+    np.testing.assert_array_equal(read_all(fields["geopotential"]), expected)
+    np.testing.assert_array_equal(fields["geopotential"].latitude, other.lat)
+    static_field = fields["geopotential_at_surface"]
+    np.testing.assert_array_equal(
+        static_field.read(static_field.times)[0, 0], dataset.geopotential_at_surface
+    )
+
+
+def test_several_files_are_one_series(make_dataset, tmp_path):
+    dataset = make_dataset(names=("temperature",))
+    dataset.isel(time=slice(6, None)).to_netcdf(tmp_path / "a.nc")
+    dataset.isel(time=slice(None, 6)).to_netcdf(tmp_path / "b.nc")
+    field = open_fields(f"{tmp_path}/*.nc", None, LEVELS)["temperature"]
+    np.testing.assert_array_equal(field.times, dataset.time)
+    np.testing.assert_array_equal(read_all(field), dataset.temperature)
+    dataset.isel(time=slice(5, 7)).to_netcdf(tmp_path / "c.nc")
+    with pytest.raises(UserError, match="more than once"):
+        open_fields(f"{tmp_path}/*.nc", None, LEVELS)
+
+
+def test_a_file_without_times_needs_one_stated(make_dataset, tmp_path):
+    dataset = make_dataset(names=("temperature",), steps=1)
+    dataset.isel(time=0).to_netcdf(tmp_path / "scalar.nc")
+    dataset.isel(time=0, drop=True).to_netcdf(tmp_path / "none.nc")
+    field = open_fields(f"{tmp_path}/scalar.nc", None, LEVELS)["temperature"]
+    np.testing.assert_array_equal(read_all(field), dataset.temperature)
+    with pytest.raises(UserError, match="state its one time by --times"):
+        open_fields(f"{tmp_path}/none.nc", None, LEVELS)
+    instant = np.datetime64("2000-01-01")
+    fields = open_fields(f"{tmp_path}/none.nc", None, LEVELS, instant)
+    assert select_times(fields, "2000-01-01").tolist() == [
+        instant.astype("datetime64[ns]").astype(int)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("times", "hours"),
+    [
+        (None, np.arange(0, 60, 6)),
+        ("1990-01-01T06/1990-01-02", np.arange(6, 25, 6)),
+        ("1990-01-01/1990-01-02T18/12h", np.arange(0, 43, 12)),
+        ("1990-01-01T03/1990-01-01T20", np.arange(6, 20, 6)),
+        ("1990-01-02", [24]),
+    ],
+)
+def test_times(make_dataset, tmp_path, times, hours):
+    make_dataset(names=("temperature",)).to_zarr(tmp_path / "s", zarr_format=2)
+    fields = open_fields(str(tmp_path / "s"), None, LEVELS)
+    start = np.datetime64("1990-01-01", "ns")
+    chosen = select_times(fields, times)
+    assert chosen.dtype == "datetime64[ns]"
+    assert ((chosen - start) / np.timedelta64(1, "h")).tolist() == list(hours)
+    blocks = list(fields["temperature"].blocks(chosen))
+    read = np.concatenate([fields["temperature"].read(block) for block in blocks])
+    expected = make_dataset(names=("temperature",)).temperature.sel(time=chosen)
+    np.testing.assert_array_equal(read, expected)
+
+
+def units(dataset):
+    dataset.temperature.attrs["units"] = "degC"
+    return dataset
+
+
+def no_units(dataset):
+    del dataset.temperature.attrs["units"]
+    return dataset
+
+
+BAD = {
+    "wrong units": (units, "has units 'degC'; convert it to 'K'"),
+    "no units": (no_units, "temperature .* has no units"),
+    "renamed": (
+        lambda d: d.rename(temperature="temprature"),
+        "has no temperature; did you mean temprature\\?",
+    ),
+    "level": (
+        lambda d: d.isel(level=[0]),
+        "has no level 850 hPa: take .* by --levels=500",
+    ),
+    "no levels": (lambda d: d.isel(level=0, drop=True), "has no pressure levels"),
+    "time gap": (
+        lambda d: d.isel(time=[0, 1, 2, 5, 6]),
+        "temperature has no time 1990-01-01T18:00 \\(2 of 7 are missing",
+    ),
+    "extra axis": (
+        lambda d: d.expand_dims(number=2),
+        "further dimensions \\['number'\\]",
+    ),
+    "no latitude": (lambda d: d.drop_vars("latitude"), "no one-dimensional latitude"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_sources(make_dataset, tmp_path, kind):
+    change, message = BAD[kind]
+    path = tmp_path / "source.nc"
+    change(make_dataset()).to_netcdf(path)
+    with pytest.raises(UserError, match=message) as info:
+        select_times(open_fields(str(path), ["temperature"], LEVELS), None)
+    assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ("1980-01-01/1980-02-01", "no times from 1980-01-01T00:00 .* have 1990"),
+        ("1989-12-30/1990-01-02", "has no time 1989-12-30T00:00"),
+        ("1990-01-02/1990-02-01", "has no time 1990-01-03T12:00"),
+        ("1990-01-02/1990-01-01", "cannot read the times"),
+        ("yesterday", "cannot read the times"),
+        ("1990-01-01/1990-01-02/0h", "cannot read the times"),
+        ("1990-01-01/1990-01-02/5h", "has no time 1990-01-01T05:00"),
+    ],
+)
+def test_bad_times(make_dataset, tmp_path, times, message):
+    make_dataset(names=("temperature",)).to_netcdf(tmp_path / "source.nc")
+    fields = open_fields(str(tmp_path / "source.nc"), None, LEVELS)
+    with pytest.raises(UserError, match=message) as info:
+        select_times(fields, times)
+    assert "\n" not in str(info.value)
+
+
+def test_not_a_source(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        open_fields(str(tmp_path / "nothing"), None, LEVELS)
+    (tmp_path / "text.nc").write_text("no data")
+    with pytest.raises(UserError, match="cannot open .* as a NetCDF file"):
+        open_fields(str(tmp_path / "text.nc"), None, LEVELS)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="cannot open .* as a Zarr store") as info:
+        open_fields(str(tmp_path / "folder"), None, LEVELS)
+    assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("temperature", np.nan, "has NaN at 1990-01-01T06:00, 850 hPa"),
+        ("temperature", 20.0, r"implausible values \(20 to 20.* 06:00|T06:00, 850 hPa"),
+        ("geopotential", 1e7, "geopotential has implausible values"),
+        ("specific_humidity", -0.5, "specific_humidity has implausible values"),
+    ],
+)
+def test_values(name, value, message):
+    variable = VARIABLES[name]
+    fields = np.full((3, 2, 4, 8), np.mean(variable.plausible) / 2, np.float32)
+    fields = np.clip(fields, 200, None) if name == "temperature" else fields
+    times = np.datetime64("1990-01-01", "ns") + np.arange(3) * np.timedelta64(6, "h")
+    variable.check_values(fields, times, np.array(LEVELS))
+    fields[1, 1, 2, 3] = value
+    with pytest.raises(UserError, match=message) as info:
+        variable.check_values(fields, times, np.array(LEVELS))
+    assert "\n" not in str(info.value)
+
+
+def test_undefined_points_where_allowed():
+    variable = VARIABLES["sea_surface_temperature"]
+    fields = np.full((2, 1, 4, 8), 290, np.float32)
+    fields[:, :, :2] = np.nan
+    times = np.datetime64("1990-01-01", "ns") + np.arange(2) * np.timedelta64(6, "h")
+    variable.check_values(fields, times, np.array([]))
+    fields[0, 0, 3] = 900
+    with pytest.raises(UserError, match="implausible values .* at 1990-01-01T00:00"):
+        variable.check_values(fields, times, np.array([]))
+    fields[0, 0, 3] = 290
+    fields[1] = np.nan
+    with pytest.raises(UserError, match="is NaN everywhere at 1990-01-01T06:00:"):
+        variable.check_values(fields, times, np.array([]))
+
+
+def test_real_era5_passes_the_checks(era5_tl31):
+    """Zero cloud levels and condensate down to -1e-10 are sound."""
+    for name in era5_tl31.data_vars:
+        values = era5_tl31[name].transpose(..., "latitude", "longitude").values
+        fields = values.reshape(1, -1, *values.shape[-2:])
+        VARIABLES[name].check_units(era5_tl31[name].attrs["units"], "ERA5")
+        VARIABLES[name].check_values(
+            fields, np.array(["1959-01-02"], "datetime64[ns]"), era5_tl31.level.values
+        )
