@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import datetime
 import functools
-import shlex
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ from pathlib import Path
 import apache_beam as beam
 import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners import create_runner
 
 from model.sphere.grids import parse_grid
 from pipeline import store as store_lib
@@ -91,8 +91,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--runner",
         default=DEFAULT_RUNNER,
-        help=f"Beam runner (default: {DEFAULT_RUNNER}, in this process); flags after "
-        "a lone -- go to Beam",
+        help=f"Beam runner (default: {DEFAULT_RUNNER}, in this process, which is also "
+        "what DirectRunner means); flags after a lone -- go to Beam",
     )
     add("beam_options", nargs="*", metavar="-- BEAM_FLAGS", help="flags for Beam")
 
@@ -127,9 +127,7 @@ def preprocess(
       UserError: if arguments or source are wrong, the output is of other arguments,
         or some shards failed (all others are then done).
     """
-    arguments = shlex.join(beam_options)
-    if "--runner" in arguments:
-        raise UserError("give --runner before the lone --, not among Beam's flags")
+    options = _beam_options(runner, beam_options)
     plan = make_plan(
         source=source,
         grid=grid,
@@ -151,7 +149,6 @@ def preprocess(
         for item in plan.items()
         if store_lib.shard_fault(output, plan, *item) is not None
     ]
-    options = PipelineOptions(list(beam_options), runner=runner)
     if todo:
         _process(output, plan, todo, options)
     _say("computing statistics")
@@ -169,6 +166,18 @@ def preprocess(
 
 
 _PARAMETERS = tuple(preprocess.__annotations__.keys() - {"return"})
+
+
+def _beam_options(runner: str, flags: Sequence[str]) -> PipelineOptions:
+    if any(flag.startswith("--runner") for flag in flags):
+        raise UserError("give --runner before the lone --, not among Beam's flags")
+    # Beam's own DirectRunner first looks for a download (of Prism).
+    runner = DEFAULT_RUNNER if runner == "DirectRunner" else runner
+    try:
+        create_runner(runner)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise UserError(f"--runner={runner} cannot be used: {error}") from error
+    return PipelineOptions(list(flags), runner=runner)
 
 
 def make_plan(
