@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
 
 import tqdm
@@ -12,18 +12,27 @@ T = TypeVar("T")
 _SECONDS_BETWEEN_LINES = 10
 
 
-def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+def progress(
+    items: Iterable[T],
+    label: str,
+    total: int | None = None,
+    status: Callable[[], str] = str,
+) -> Iterator[T]:
     """Yields `items`, and shows on stderr how far it has come.
 
     Args:
       items: what is worked through.
       label: of the bar or line.
       total: number of items; default their length.
+      status: called now and then for a few words on how it goes.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
     if sys.stderr.isatty():
-        yield from tqdm.tqdm(items, desc=label, total=total, file=sys.stderr)
+        with tqdm.tqdm(items, desc=label, total=total, file=sys.stderr) as bar:
+            for item in bar:
+                yield item
+                bar.set_postfix_str(status(), refresh=False)
         return
     start = last = time.monotonic()
     done = 0

@@ -1,0 +1,65 @@
+"""Every knob of a run, documented once. Experiments change some of them."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0  # of parameters and of the order of samples
+
+    config.data = ConfigDict()
+    config.data.store = ""  # finished store of `podgcm preprocess`
+    config.data.train_times = ""  # START/STOP, inclusive
+    config.data.eval_times = ""  # START/STOP; keep it away from train_times
+    config.data.hours = 6  # between the frames of a window
+    config.data.frames = 3  # in a window; the rollout is (frames - 1) * hours long
+
+    config.model = ConfigDict()
+    config.model.dycore_grid = "T31"  # see model.sphere.grids.parse_grid
+    config.model.layers = 16  # equidistant sigma layers
+    config.model.step_minutes = 60  # between evaluations of the physics
+    config.model.substeps = 2  # dycore steps in that time
+    # Exponential filters of every dycore step: (tau in minutes, order, cutoff).
+    config.model.filters = ((120.0, 3, 0.0),)
+    config.model.geopotential_interpolation = "log_sigma"  # or "sigma", as published
+    config.model.width = 64  # of the networks
+    config.model.blocks = 2
+    config.model.hidden_layers = 1  # in each block
+
+    config.mesh = ConfigDict()  # number of devices along each axis
+    config.mesh.data = 1
+    config.mesh.ensemble = 1
+    config.mesh.level = 1
+    config.mesh.lat = 1
+
+    config.loss = ConfigDict()
+    config.loss.data = 20.0  # weight of errors on pressure levels
+    config.loss.model = 1.0  # weight of errors in the model's own space
+    config.loss.log_surface_pressure = 5.0  # amplitude of its errors
+    config.loss.least_level = 30.0  # hPa; levels above do not count
+    config.loss.lead_hours = 24.0  # errors after t hours count 1 / (1 + t / this)
+    config.loss.amplitudes = ConfigDict()  # of errors before squaring; others 1
+    config.loss.amplitudes.geopotential = 2.0
+    config.loss.amplitudes.specific_humidity = 0.66
+    config.loss.amplitudes.specific_cloud_ice_water_content = 0.05
+    config.loss.amplitudes.specific_cloud_liquid_water_content = 0.05
+
+    config.optimizer = ConfigDict()  # Adam
+    config.optimizer.learning_rate = 1e-3  # at the end of the warm-up
+    config.optimizer.warmup_steps = 20
+    config.optimizer.decay_steps = 1000  # cosine decay to 0 ends here
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.95
+    config.optimizer.eps = 1e-6
+    config.optimizer.clip = 1.0  # largest norm of the gradient
+    config.optimizer.ema_decay = 0.98
+
+    config.train = ConfigDict()
+    config.train.steps = 1000
+    config.train.batch = 4  # samples in a step, whatever the mesh
+    config.train.log_every = 1  # steps
+    config.train.checkpoint_every = 100
+    config.train.keep_checkpoints = 3
+    config.train.eval_every = 100
+    config.train.eval_batches = 2
+    return config

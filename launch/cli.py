@@ -1,0 +1,195 @@
+"""The command line, `podgcm`.
+
+Every command's own module is imported when it runs, so that `--help` is quick and
+preprocessing needs no JAX.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from pipeline.errors import UserError
+
+
+def _sample(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("output", help="Zarr store to make; must not exist")
+    parser.add_argument("--days", type=int, default=44, help="of data (default 44)")
+    parser.add_argument(
+        "--spin_up_days", type=int, default=30, help="simulated before (default 30)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="another seed, another planet")
+    parser.add_argument(
+        "--longitudes", type=int, default=128, help="of the output (default 128)"
+    )
+    parser.add_argument(
+        "--start", default="2001-01-01", help="first day of the data (default 2001-01-01)"
+    )
+
+
+def _run_sample(args: argparse.Namespace) -> None:
+    from launch.sample import make_sample
+
+    make_sample(
+        args.output,
+        days=args.days,
+        spin_up_days=args.spin_up_days,
+        seed=args.seed,
+        longitudes=args.longitudes,
+        start=args.start,
+    )
+
+
+def _preprocess(parser: argparse.ArgumentParser) -> None:
+    from pipeline.preprocess import add_arguments
+
+    add_arguments(parser)
+
+
+def _run_preprocess(args: argparse.Namespace) -> None:
+    from pipeline.preprocess import run
+
+    run(args)
+
+
+def _inspect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", help="store of `podgcm preprocess`, or a run's folder")
+    parser.add_argument("--json", action="store_true", help="for machines")
+
+
+def _run_inspect(args: argparse.Namespace) -> int:
+    if os.path.exists(os.path.join(args.path, "config.json")):
+        from train.inspect import describe, format_description
+    else:
+        from pipeline.inspect import describe, format_description
+    description = describe(args.path)
+    print(
+        json.dumps(description, indent=2)
+        if args.json
+        else format_description(description)
+    )
+    return 0 if description["whole"] else 1
+
+
+def _train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, help="such as configs/demo.py")
+    parser.add_argument("--workdir", required=True, help="the run's folder; same, resume")
+    parser.epilog = (
+        "Any knob of configs/base.py is overridden by --config.NAME=VALUE, such as "
+        "--config.train.steps=500 or --config.mesh.data=4."
+    )
+
+
+def _run_train(args: argparse.Namespace) -> None:
+    from train.config import load_config
+    from train.loop import train
+
+    train(load_config(args.config, args.overrides), args.workdir)
+
+
+def _forecast(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workdir", required=True, help="a run's folder")
+    parser.add_argument(
+        "--init",
+        required=True,
+        help="initial times: TIME, or START/STOP/STEP such as "
+        "2001-02-06/2001-02-12/12h; the data must hold them",
+    )
+    parser.add_argument("--lead", type=int, default=24, help="hours (default 24)")
+    parser.add_argument("--output", required=True, help="Zarr store to make")
+    parser.add_argument(
+        "--physics",
+        choices=("learned", "none", "oracle"),
+        default="learned",
+        help="the trained networks; the dynamical core alone; or, for the sample "
+        "planet, its own hidden physics (default learned)",
+    )
+    parser.add_argument("--store", help="other data than the run was trained on")
+
+
+def _run_forecast(args: argparse.Namespace) -> None:
+    from train.forecast import forecast
+
+    forecast(
+        workdir=args.workdir,
+        init=args.init,
+        lead_hours=args.lead,
+        output=args.output,
+        physics=args.physics,
+        store_path=args.store,
+    )
+
+
+def _evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--forecast",
+        required=True,
+        action="append",
+        metavar="[LABEL=]PATH",
+        help="a forecast; may be given several times, to compare",
+    )
+    parser.add_argument("--truth", required=True, help="store of `podgcm preprocess`")
+    parser.add_argument("--output", required=True, help="folder for scores and pictures")
+    parser.add_argument("--json", action="store_true", help="print the scores as JSON")
+
+
+def _run_evaluate(args: argparse.Namespace) -> None:
+    from train.evaluation import evaluate
+
+    scores, table = evaluate(args.forecast, args.truth, args.output)
+    print(json.dumps(scores) if args.json else table)
+
+
+COMMANDS = {
+    "sample": ("make an ERA5-shaped sample data set (no download)", _sample, _run_sample),
+    "preprocess": (
+        "regrid ERA5-like data into a sharded store",
+        _preprocess,
+        _run_preprocess,
+    ),
+    "inspect": ("what is in a store or a run, and is it whole", _inspect, _run_inspect),
+    "train": ("train a model, or go on with it", _train, _run_train),
+    "forecast": ("forecast with a trained model", _forecast, _run_forecast),
+    "evaluate": ("score forecasts against the truth", _evaluate, _run_evaluate),
+}
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command's arguments; `overrides` holds what follows --config.* flags."""
+    parser = argparse.ArgumentParser(
+        prog="podgcm", description="Neural general circulation models, trained on pods."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (summary, add_arguments, run) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary + ".")
+        command.set_defaults(run=run)
+        if name == next((a for a in argv if not a.startswith("-")), None):
+            add_arguments(command)
+    overrides = [a.removeprefix("--config.") for a in argv if a.startswith("--config.")]
+    args = parser.parse_args([a for a in argv if not a.startswith("--config.")])
+    if overrides and args.command != "train":
+        parser.error("--config.* flags are for `podgcm train`")
+    args.overrides = overrides
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs a command; exits with 0 on success, 1 on a user's mistake, 2 on usage."""
+    args = parse(sys.argv[1:] if argv is None else argv)
+    # Let `podgcm inspect ... | head` end quietly.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        code = args.run(args)
+    except UserError as error:
+        print(f"podgcm {args.command}: {error}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        print(f"podgcm {args.command}: interrupted", file=sys.stderr)
+        code = 130
+    sys.exit(code or 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Training and forecasting: mesh, data loading, losses, loop, checkpoints."""

@@ -1,0 +1,88 @@
+"""From a configuration to the objects that it describes."""
+
+import optax
+from ml_collections import ConfigDict
+
+from model.neural_gcm import NeuralGCM
+from model.spec import Filter, ModelSpec
+from model.sphere.grids import parse_grid
+from model.vertical.sigma import SigmaLevels
+from pipeline.errors import UserError
+from pipeline.store import Store
+from train.losses import LossWeights
+from train.mesh import MeshShape
+
+
+def build_spec(config: ConfigDict, store: Store) -> ModelSpec:
+    """The specification of the model, on the grid and levels of `store`."""
+    model = config.model
+    try:
+        return ModelSpec(
+            grid=store.grid,
+            dycore_grid=parse_grid(model.dycore_grid),
+            sigma=SigmaLevels.equidistant(model.layers),
+            levels=tuple(float(level) for level in store.levels),
+            step_minutes=model.step_minutes,
+            substeps=model.substeps,
+            filters=tuple(Filter(*f) for f in model.filters),
+            geopotential_interpolation=model.geopotential_interpolation,
+            width=model.width,
+            blocks=model.blocks,
+            layers=model.hidden_layers,
+        )
+    except (ValueError, TypeError) as error:
+        raise UserError(f"config.model: {error}") from error
+
+
+def build_model(spec: ModelSpec, store: Store) -> NeuralGCM:
+    """The model's tables with the ground of `store`, still without scales."""
+    return NeuralGCM.create(
+        spec,
+        store.read("geopotential_at_surface", None),
+        store.read("land_sea_mask", None),
+    )
+
+
+def build_mesh_shape(config: ConfigDict) -> MeshShape:
+    return MeshShape(**config.mesh)
+
+
+def build_loss_weights(config: ConfigDict) -> LossWeights:
+    return LossWeights(
+        data=config.loss.data,
+        model=config.loss.model,
+        amplitudes=tuple(config.loss.amplitudes.items()),
+        log_surface_pressure=config.loss.log_surface_pressure,
+        least_level=config.loss.least_level,
+        lead_hours=config.loss.lead_hours,
+    )
+
+
+def build_schedule(config: ConfigDict) -> optax.Schedule:
+    """Learning rate by step: linear warm-up, then cosine decay."""
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=config.optimizer.learning_rate,
+        warmup_steps=config.optimizer.warmup_steps,
+        decay_steps=config.optimizer.decay_steps,
+    )
+
+
+def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """Adam on clipped gradients."""
+    optimizer = config.optimizer
+    return optax.chain(
+        optax.clip_by_global_norm(optimizer.clip),
+        optax.adam(build_schedule(config), optimizer.b1, optimizer.b2, optimizer.eps),
+    )
+
+
+def check_rollout(config: ConfigDict) -> None:
+    """Raises UserError if frames do not follow one another by whole physics steps."""
+    if config.data.frames < 2:
+        raise UserError("config.data.frames must be at least 2: a start and a target")
+    if config.data.hours * 60 % config.model.step_minutes:
+        raise UserError(
+            f"config.data.hours={config.data.hours} is not a whole number of "
+            f"config.model.step_minutes={config.model.step_minutes}"
+        )

@@ -1,0 +1,94 @@
+"""Reading a configuration file and overriding it from the command line."""
+
+import difflib
+import importlib.util
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from pipeline.errors import UserError
+
+
+def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The configuration of a Python file with `get_config()`, or of a JSON file.
+
+    Args:
+      path: `configs/demo.py`, or the `config.json` of a run.
+      overrides: `a.b=value`; values as in Python or JSON, bare words are strings.
+
+    Raises:
+      UserError: if the file is no configuration, or an override names an unknown
+        key or has another type than the default.
+    """
+    file = pathlib.Path(path)
+    if not file.is_file():
+        raise UserError(f"there is no configuration file {path}")
+    if file.suffix == ".json":
+        config = ConfigDict(json.loads(file.read_text()))
+    else:
+        spec = importlib.util.spec_from_file_location(file.stem, file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"{path} has no function get_config()")
+        config = module.get_config()
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise UserError(f"--{override} has no value: write --{override}=VALUE")
+        _set(config, key, text)
+    return config.lock()
+
+
+def _set(config: ConfigDict, key: str, text: str) -> None:
+    known = dict(leaves(config))
+    if key not in known:
+        close = difflib.get_close_matches(key, known, n=1, cutoff=0)
+        raise UserError(
+            f"unknown configuration key {key!r}: did you mean {close[0]!r}?"
+        )
+    default = known[key]
+    value = _parse(text, default)
+    if value is None:
+        raise UserError(
+            f"{key}={text}: expected {type(default).__name__}, such as {default!r}"
+        )
+    node = config
+    *parents, name = key.split(".")
+    for parent in parents:
+        node = node[parent]
+    node[name] = value
+
+
+def _parse(text: str, default: Any) -> Any:
+    """`text` as a value of the type of `default`, or None."""
+    if isinstance(default, str):
+        return text
+    try:
+        value = json.loads(text.replace("(", "[").replace(")", "]"))
+    except json.JSONDecodeError:
+        return None
+    if isinstance(default, tuple):
+        if not isinstance(value, list):
+            return None
+        return tuple(tuple(v) if isinstance(v, list) else v for v in value)
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    return value if type(value) is type(default) else None
+
+
+def leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """Nested dict as JSON holds it (tuples become lists)."""
+    return json.loads(json.dumps(config.to_dict()))

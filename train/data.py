@@ -1,0 +1,188 @@
+"""Loading windows of a store with Grain.
+
+The pipeline is a pure function of (seed, index of the batch), so its position is one
+integer, is the same on every process, and does not depend on threads. Every process
+reads only the samples and latitudes that its own devices hold.
+"""
+
+import dataclasses
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from model.spec import LEVEL_VARIABLES, STATIC_VARIABLES, SURFACE_VARIABLES
+from pipeline.errors import UserError
+from pipeline.store import Store
+from train.mesh import batch_sharding
+
+Batch = dict[str, Any]
+"""`frames`: by ERA5 name [sample, frame, (level,) latitude, longitude]; `days` and
+`seconds` since 1970-01-01 of each sample's first frame, [sample]."""
+
+
+def check_store(store: Store) -> None:
+    """Raises UserError if the store lacks what a model needs."""
+    needed = (*LEVEL_VARIABLES, *SURFACE_VARIABLES, *STATIC_VARIABLES)
+    missing = [name for name in needed if name not in store.variables]
+    if missing:
+        raise UserError(
+            f"{store.path} lacks {', '.join(missing)}: preprocess it again with all of "
+            f"{', '.join(needed)}"
+        )
+
+
+def parse_window(store: Store, times: str) -> tuple[int, int]:
+    """First and last index of the store's times within START/STOP, inclusive."""
+    try:
+        start, stop = (np.datetime64(t, "ns") for t in times.split("/"))
+    except ValueError:
+        raise UserError(
+            f"times {times!r} are not START/STOP, such as 2001-01-01/2001-01-31"
+        ) from None
+    if len(times.split("/")[1]) <= 10:  # a day stands for all of it
+        stop += np.timedelta64(23, "h")
+    inside = np.flatnonzero((store.times >= start) & (store.times <= stop))
+    if inside.size == 0:
+        raise UserError(
+            f"{store.path} has nothing within {times}: it holds {store.times[0]} to "
+            f"{store.times[-1]}"
+        )
+    return int(inside[0]), int(inside[-1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """All windows of equally spaced frames within a span of a store.
+
+    Attributes:
+      store: of the data.
+      first, last: indices of the span's times, inclusive.
+      frames: number of frames in a window.
+      hours: between two frames.
+
+    Raises:
+      UserError: if `hours` is no multiple of the store's step, or the span is shorter
+        than a window.
+    """
+
+    store: Store
+    first: int
+    last: int
+    frames: int
+    hours: int
+
+    def __post_init__(self) -> None:
+        step = int(self.store.step / np.timedelta64(1, "h"))
+        if self.hours % step:
+            raise UserError(
+                f"frames {self.hours} h apart: {self.store.path} has a frame every "
+                f"{step} h"
+            )
+        if len(self) < 1:
+            raise UserError(
+                f"the span {self.store.times[self.first]} to "
+                f"{self.store.times[self.last]} is shorter than a window of "
+                f"{self.frames} frames every {self.hours} h"
+            )
+
+    @property
+    def stride(self) -> int:
+        return self.hours // int(self.store.step / np.timedelta64(1, "h"))
+
+    def __len__(self) -> int:
+        return self.last - self.first + 1 - (self.frames - 1) * self.stride
+
+    def read(self, windows: np.ndarray, rows: slice = slice(None)) -> Batch:
+        """Reads the windows of these numbers, latitudes `rows`, in one burst."""
+        starts = self.first + np.asarray(windows)
+        times = starts[:, None] + self.stride * np.arange(self.frames)
+        requests = {
+            name: (times.ravel(), rows)
+            for name in (*LEVEL_VARIABLES, *SURFACE_VARIABLES)
+        }
+        frames = {
+            name: x.reshape(*times.shape, *x.shape[1:])
+            for name, x in self.store.read_many(requests).items()
+        }
+        seconds = self.store.times[starts].astype("datetime64[s]").astype(np.int64)
+        return {
+            "frames": frames,
+            "days": (seconds // 86400).astype(np.int32),
+            "seconds": (seconds % 86400).astype(np.int32),
+        }
+
+
+class BatchReader:
+    """Reads this process's part of a global batch and makes global arrays of it."""
+
+    def __init__(self, windows: Windows, mesh: Mesh, batch: int) -> None:
+        self._windows, self._mesh, self._batch = windows, mesh, batch
+        self._grid = windows.store.grid
+        self._samples, self._rows, self._longitudes = self._local_part()
+
+    def _local_part(self) -> tuple[slice, slice, slice]:
+        """Samples, latitudes and longitudes that this process's devices hold."""
+        shape = (self._batch, *self._grid.shape)
+        sharding = batch_sharding(self._mesh, shape)
+        parts = sharding.addressable_devices_indices_map(shape).values()
+        return tuple(
+            slice(
+                min(part[axis].indices(size)[0] for part in parts),
+                max(part[axis].indices(size)[1] for part in parts),
+            )
+            for axis, size in enumerate(shape)
+        )
+
+    def read(self, numbers: np.ndarray) -> Batch:
+        """This process's part of the batch of these windows, on the host."""
+        return self._windows.read(numbers[self._samples], self._rows)
+
+    def to_devices(self, local: Batch) -> Batch:
+        """Global sharded arrays, from every process's part."""
+        return jax.tree.map(self._global_array, local)
+
+    def _global_array(self, local: np.ndarray) -> jax.Array:
+        shape = (self._batch, *local.shape[1:])
+        if local.ndim >= 3:
+            local = local[..., self._longitudes]
+            shape = (*shape[:-2], *self._grid.shape)
+        sharding = batch_sharding(self._mesh, shape)
+        return jax.make_array_from_process_local_data(sharding, local, shape)
+
+
+class Loader:
+    """Endless global batches, shuffled anew in every epoch, as sharded arrays.
+
+    `state` (an integer, the number of batches delivered) restores the position.
+    """
+
+    def __init__(self, windows: Windows, mesh: Mesh, batch: int, seed: int) -> None:
+        if len(windows) < batch:
+            raise UserError(
+                f"train.batch={batch} is more than the {len(windows)} windows there are"
+            )
+        self._reader = BatchReader(windows, mesh, batch)
+        dataset = (
+            grain.MapDataset.range(len(windows))
+            .seed(seed)
+            .shuffle()
+            .repeat()
+            .batch(batch)
+            .map(self._reader.read)
+            .to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2))
+        )
+        self._iterator = iter(dataset)
+
+    def __next__(self) -> Batch:
+        return self._reader.to_devices(next(self._iterator))
+
+    @property
+    def state(self) -> int:
+        return int(self._iterator.get_state()["next_index"])
+
+    @state.setter
+    def state(self, delivered: int) -> None:
+        self._iterator.set_state({"next_index": delivered})

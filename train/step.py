@@ -1,0 +1,139 @@
+"""The training step: one pure function, jitted in one place."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import jax_datetime
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from model.neural_gcm import Networks, NeuralGCM
+from model.spec import ModelSpec
+from train.data import Batch
+from train.losses import LossWeights, rollout_loss
+from train.mesh import replicated
+
+Params = dict
+Metrics = dict[str, jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class TrainState:
+    """Everything that training changes.
+
+    Attributes:
+      step: number of steps taken.
+      params: of the networks, a nested dict.
+      ema: exponential moving average of `params`, which forecasts use.
+      optimizer: state of the optimizer.
+    """
+
+    step: jax.Array
+    params: Params
+    ema: Params
+    optimizer: optax.OptState
+
+
+def split_networks(networks: Networks) -> tuple[nnx.GraphDef, Params]:
+    """The structure of the networks, and their parameters as a nested dict."""
+    structure, state = nnx.split(networks, nnx.Param)
+    return structure, nnx.to_pure_dict(state)
+
+
+@functools.cache
+def networks_structure(spec: ModelSpec) -> nnx.GraphDef:
+    """Structure of the networks of `spec`, without making their parameters."""
+    networks = nnx.eval_shape(lambda: Networks(spec, nnx.Rngs(0)))
+    return split_networks(networks)[0]
+
+
+def merge_networks(spec: ModelSpec, params: Params) -> Networks:
+    """Networks with these parameters."""
+    return nnx.merge(networks_structure(spec), nnx.State(params))
+
+
+def initial_state(
+    spec: ModelSpec, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh
+) -> TrainState:
+    """Freshly drawn parameters, replicated over the mesh."""
+
+    def create() -> TrainState:
+        _, params = split_networks(Networks(spec, nnx.Rngs(seed)))
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            ema=jax.tree.map(jnp.copy, params),
+            optimizer=optimizer.init(params),
+        )
+
+    return jax.jit(create, out_shardings=replicated(mesh))()
+
+
+def batch_loss(
+    model: NeuralGCM, params: Params, weights: LossWeights, batch: Batch, hours: int
+) -> tuple[jax.Array, Metrics]:
+    """Mean loss over the samples of a batch, and the means of its parts."""
+    networks = merge_networks(model.spec, params)
+
+    def sample(frames, days, seconds):
+        time = jax_datetime.Datetime(jax_datetime.Timedelta(days=days, seconds=seconds))
+        return rollout_loss(model, networks, weights, frames, time, hours)
+
+    axis = None if jax.sharding.get_abstract_mesh().empty else "data"
+    loss, parts = jax.vmap(sample, spmd_axis_name=axis)(
+        batch["frames"], batch["days"], batch["seconds"]
+    )
+    return jnp.mean(loss), jax.tree.map(jnp.mean, parts)
+
+
+def make_train_step(
+    optimizer: optax.GradientTransformation,
+    weights: LossWeights,
+    hours: int,
+    ema_decay: float,
+    mesh: Mesh,
+) -> Callable[[NeuralGCM, TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The jitted step (model, state, batch) -> (state, metrics); `state` is donated.
+
+    Call it, and lower it, within `jax.set_mesh(mesh)`.
+    """
+
+    def train_step(model, state, batch):
+        def loss(params):
+            return batch_loss(model, params, weights, batch, hours)
+
+        (value, parts), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+        updates, optimizer_state = optimizer.update(
+            gradient, state.optimizer, state.params
+        )
+        params = optax.apply_updates(state.params, updates)
+        # Early on the average follows closely, so that it forgets the first draw.
+        decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+        ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
+        metrics = {"loss": value, **parts, "gradient_norm": optax.global_norm(gradient)}
+        new = TrainState(state.step + 1, params, ema, optimizer_state)
+        return new, metrics
+
+    # Stated output shardings keep the layout of the donated state.
+    return jax.jit(
+        train_step,
+        donate_argnames="state",
+        out_shardings=(replicated(mesh), replicated(mesh)),
+    )
+
+
+def make_eval_step(
+    weights: LossWeights, hours: int
+) -> Callable[[NeuralGCM, Params, Batch], Metrics]:
+    """The jitted evaluation (model, params, batch) -> metrics."""
+
+    def eval_step(model, params, batch):
+        loss, parts = batch_loss(model, params, weights, batch, hours)
+        return {"loss": loss, **parts}
+
+    return jax.jit(eval_step)
