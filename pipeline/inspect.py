@@ -102,8 +102,9 @@ def format_description(description: dict[str, Any]) -> str:
     lines.append(f"grid     {d['grid']}; {d['regridding']}")
     if d["times"]:
         lines.append(
-            f"times    {d['times']}, {d['first_time']} to {d['last_time']}, every "
-            f"{d['step_hours']} h, {d['shard_steps']} in a shard"
+            f"times    {d['times']}, {d['first_time']} to {d['last_time']}"
+            + (f", every {d['step_hours']} h" if d["step_hours"] else "")
+            + f", {d['shard_steps']} in a shard"
         )
     if d["levels"]:
         levels = d["levels"]

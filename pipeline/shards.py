@@ -58,11 +58,11 @@ class ProcessShard(beam.DoFn):
 
     def _write(self, name: str, shard: int) -> int:
         plan = self._plan
-        if name not in self._fields:
-            self._fields |= open_all(
+        if not self._fields:
+            self._fields = open_all(
                 plan.source,
                 plan.static_source,
-                [name],
+                plan.variables,
                 plan.levels,
                 plan.times[0] if plan.steps else None,
             )

@@ -85,11 +85,11 @@ class Field:
         else:
             origin = self.origin[np.searchsorted(self.times, times)]
             steps = origin[:, 1]
-            # A slice: lists are slow to read from sharded Zarr.
-            stride = int(steps[1] - steps[0]) if len(steps) > 1 else 1
-            part = self.parts[origin[0, 0]]
-            run = part[int(steps[0]) : int(steps[-1]) + 1 : stride]
-            values = run.values
+            strides = np.unique(np.diff(steps)) if len(steps) > 1 else np.array([1])
+            if len(strides) == 1 and strides[0] > 0:
+                # Lists are slow to read from sharded Zarr, slices are not.
+                steps = slice(int(steps[0]), int(steps[-1]) + 1, int(strides[0]))
+            values = self.parts[origin[0, 0]][steps].values
             values = values if self.variable.kind == "levels" else values[:, None]
         return values.astype(np.float32, copy=False)
 

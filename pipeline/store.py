@@ -224,10 +224,11 @@ def write_shard(path: str | Path, plan: Plan, name: str, shard: int, data: np.nd
         array = array[slice(*plan.shard_times(shard))]
     if array.shape != data.shape:
         raise ValueError(f"shard of {name} has shape {array.shape}, not {data.shape}")
-    array.write(np.ascontiguousarray(data, np.float32)).result()
+    data = np.ascontiguousarray(data, np.float32)
+    array.write(data).result()
     written = Written(
         config_hash=plan.config_hash,
-        blake2b=hashlib.blake2b(data.tobytes(), digest_size=16).hexdigest(),
+        blake2b=hashlib.blake2b(data, digest_size=16).hexdigest(),
         object_bytes=object_file(path, plan, name, shard).stat().st_size,
     )
     write_json(marker_file(path, name, shard), dataclasses.asdict(written))

@@ -138,6 +138,19 @@ def test_times(make_dataset, tmp_path, times, hours):
     np.testing.assert_array_equal(read, expected)
 
 
+@pytest.mark.parametrize(
+    "order", [[0, 1, 2, 4, 3], [9, 8, 7, 6, 5, 4, 3, 2, 1, 0], [0, 2, 1, 5, 6, 7]]
+)
+def test_times_in_any_order(make_dataset, tmp_path, order):
+    """A run of times need not be a run of places in the file."""
+    dataset = make_dataset(names=("temperature",)).isel(time=order)
+    dataset.chunk(time=10).to_zarr(tmp_path / "s", zarr_format=2)
+    field = open_fields(str(tmp_path / "s"), None, LEVELS)["temperature"]
+    expected = dataset.sortby("time").temperature
+    np.testing.assert_array_equal(field.times, expected.time)
+    np.testing.assert_array_equal(read_all(field), expected)
+
+
 def units(dataset):
     dataset.temperature.attrs["units"] = "degC"
     return dataset
