@@ -20,6 +20,7 @@ from model.dynamics.state import State
 from model.sphere.grids import GaussianGrid
 from model.sphere.harmonics import SphericalHarmonics
 from model.vertical.sigma import SigmaLevels
+from model.vertical.surface import on_levels
 
 HUMIDITY = "specific_humidity"
 CONDENSATES = (
@@ -149,13 +150,18 @@ class PrimitiveEquations:
         if humid:
             spectral += h.cos_gradient(state.tracers[HUMIDITY])
         nodal = h.synthesis(partitioning.modal_levels(jnp.stack(spectral)))
-        zeta, div, temp, u, v, *tracers = partitioning.nodal_levels(nodal)
+        nodal = partitioning.nodal_levels(nodal)
+        zeta, div, temp, u, v, *tracers = jnp.unstack(nodal)
         if humid:
             q_lon, q_lat = tracers[-2:]
         tracers = dict(zip(names, tracers, strict=False))
         lnps = state.log_surface_pressure
         p_lon, p_lat, lnps_laplacian = partitioning.nodal_surface(
             h.synthesis(jnp.stack([*h.cos_gradient(lnps), h.laplacian(lnps)]))
+        )
+
+        p_lon, p_lat, lnps_laplacian = (
+            on_levels(x, self.sigma.layers) for x in (p_lon, p_lat, lnps_laplacian)
         )
 
         # u and v carry a factor cos(lat) throughout; sec2 makes up for two of them.
@@ -205,7 +211,7 @@ class PrimitiveEquations:
 
         products = partitioning.nodal_levels(jnp.stack(products))
         products = partitioning.modal_levels(h.analysis(products, clip=False))
-        f_u, f_v, energy, *products = products
+        f_u, f_v, energy, *products = jnp.unstack(products)
         vorticity = h.curl(f_u, f_v)
         divergence = h.divergence(f_u, f_v) - h.laplacian(energy + self.orography)
         if humid:
@@ -232,7 +238,7 @@ class PrimitiveEquations:
         tref = self.reference_temperature[:, None, None, None]
         lnps = state.log_surface_pressure
         pressure = self._vertical(self.geopotential, state.temperature)
-        pressure += units.GAS_CONSTANT * tref * lnps
+        pressure += units.GAS_CONSTANT * tref * on_levels(lnps, self.sigma.layers)
         return State(
             vorticity=jnp.zeros_like(state.vorticity),
             divergence=-self.harmonics.laplacian(pressure),

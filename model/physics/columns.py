@@ -77,7 +77,7 @@ def to_columns(
     fields += state.tracers.values()
     nodal = harmonics.synthesis(partitioning.modal_levels(jnp.stack(fields)))
     nodal = partitioning.columns(partitioning.nodal_levels(nodal))
-    cos_u, cos_v, vorticity, divergence, temperature, *tracers = nodal
+    cos_u, cos_v, vorticity, divergence, temperature, *tracers = jnp.unstack(nodal)
     sec = jnp.sqrt(harmonics.sec2_latitude)
     return Columns(
         u=cos_u * sec,
@@ -103,7 +103,7 @@ def to_spectral(harmonics: SphericalHarmonics, tendencies: Tendencies) -> State:
     fields += tendencies.tracers.values()
     nodal = partitioning.nodal_levels(partitioning.columns(jnp.stack(fields)))
     modal = partitioning.modal_levels(harmonics.analysis(nodal, clip=False))
-    u, v, temperature, *tracers = modal
+    u, v, temperature, *tracers = jnp.unstack(modal)
     state = State(
         vorticity=harmonics.curl(u, v),
         divergence=harmonics.divergence(u, v),

@@ -216,15 +216,16 @@ class SphericalHarmonics:
     ) -> tuple[jax.Array, jax.Array]:
         """Spectral vorticity and divergence -> wind (u, v) at the grid points."""
         cos_wind = jnp.stack(self.cos_wind(vorticity, divergence))
-        u, v = self.synthesis(cos_wind) * jnp.sqrt(self.sec2_latitude)
-        return u, v
+        return tuple(
+            jnp.unstack(self.synthesis(cos_wind) * jnp.sqrt(self.sec2_latitude))
+        )
 
     def vorticity_divergence(
         self, u: jax.Array, v: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Wind (u, v) at the grid points -> spectral vorticity and divergence."""
         sec_wind = jnp.stack([u, v]) * jnp.sqrt(self.sec2_latitude)
-        u_sec, v_sec = self.analysis(sec_wind, clip=False)
+        u_sec, v_sec = jnp.unstack(self.analysis(sec_wind, clip=False))
         return (
             self.clip(self.curl(u_sec, v_sec)),
             self.clip(self.divergence(u_sec, v_sec)),

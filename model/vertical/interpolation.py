@@ -4,31 +4,70 @@ Every lookup is a sum of weights that are clipped ramps, so there are no gathers
 everything is differentiable. Index 0 is the top.
 """
 
+import itertools
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
+from model.vertical.surface import on_levels
+
 Extrapolation = Literal["constant", "linear"]
 
 
 def _segment_fractions(
-    target: jax.Array, nodes: jax.Array, extrapolation: Extrapolation
-) -> jax.Array:
+    target: jax.Array, nodes: Sequence[jax.Array], extrapolation: Extrapolation
+) -> list[jax.Array]:
     """How far `target` has passed through each segment between ascending `nodes`.
 
-    target [...], nodes [n, ...] (broadcasting) -> [n - 1, ...]: 0 before a segment,
-    1 behind it; beyond the end nodes constant or continued linearly.
+    0 before a segment, 1 behind it; beyond the end nodes constant or continued
+    linearly. One array for each segment, of the common shape of target and nodes.
     """
-    fraction = (target - nodes[:-1]) / (nodes[1:] - nodes[:-1])
-    count = fraction.shape[0]
-    linear = extrapolation == "linear"
-    index = jnp.arange(count).reshape((-1,) + (1,) * (fraction.ndim - 1))
-    lower = jnp.where((index == 0) & linear, -jnp.inf, 0.0)
-    upper = jnp.where((index == count - 1) & linear, jnp.inf, 1.0)
-    return jnp.clip(
-        fraction, lower.astype(fraction.dtype), upper.astype(fraction.dtype)
+    last = len(nodes) - 2
+    fractions = []
+    for i in range(last + 1):
+        fraction = (target - nodes[i]) / (nodes[i + 1] - nodes[i])
+        if i > 0 or extrapolation == "constant":
+            fraction = jnp.maximum(fraction, 0)
+        if i < last or extrapolation == "constant":
+            fraction = jnp.minimum(fraction, 1)
+        fractions.append(fraction)
+    return fractions
+
+
+@jax.custom_vjp
+def _contract(weights: tuple[jax.Array, ...], values: jax.Array) -> jax.Array:
+    """Sum over n of weights[n] [k, ...] * values [..., n, ...] at every point.
+
+    Matrices of one column are far too small for matrix products: sums over levels are
+    written out, which compilers fuse and vectorise over points, forward and backward.
+    """
+    fields = jnp.unstack(values, axis=-3)
+    return sum(w * x[..., None, :, :] for w, x in zip(weights, fields, strict=True))
+
+
+def _contract_forward(weights: tuple[jax.Array, ...], values: jax.Array):
+    return _contract(weights, values), (weights, values)
+
+
+def _contract_backward(
+    saved: tuple[tuple[jax.Array, ...], jax.Array], gradient: jax.Array
+):
+    weights, values = saved
+    for_values = [
+        sum(w[k] * gradient[..., k, :, :] for k in range(w.shape[0])) for w in weights
+    ]
+    fields = gradient.reshape(-1, *gradient.shape[-3:])
+    sources = values.reshape(-1, *values.shape[-3:])
+    for_weights = tuple(
+        sum(g * x[n] for g, x in zip(fields, sources, strict=True))
+        for n in range(len(weights))
     )
+    return for_weights, jnp.stack(for_values, axis=-3)
+
+
+_contract.defvjp(_contract_forward, _contract_backward)
 
 
 def interpolate(
@@ -48,13 +87,11 @@ def interpolate(
     Returns:
       [..., k, latitude, longitude].
     """
-    fraction = _segment_fractions(
-        targets, nodes.reshape((-1,) + (1,) * targets.ndim), extrapolation
-    )
-    one, zero = jnp.ones_like(fraction[:1]), jnp.zeros_like(fraction[:1])
+    fractions = _segment_fractions(targets, list(nodes), extrapolation)
     # A node's weight: segments passed before it minus segments passed after it.
-    weights = jnp.concatenate([one, fraction]) - jnp.concatenate([fraction, zero])
-    return jnp.einsum("nkji,...nji->...kji", weights, values, precision="highest")
+    passed = [jnp.ones_like(targets), *fractions, jnp.zeros_like(targets)]
+    weights = [before - after for before, after in itertools.pairwise(passed)]
+    return _contract(tuple(weights), values)
 
 
 def surface_pressure(
@@ -71,9 +108,11 @@ def surface_pressure(
       Surface pressure [latitude, longitude] in the units of `levels`, by linear
       interpolation in pressure, continued linearly beyond the lowest level.
     """
-    fraction = _segment_fractions(-surface_geopotential, -geopotential, "linear")
-    thickness = (levels[1:] - levels[:-1])[:, None, None]
-    return levels[0] + jnp.sum(fraction * thickness, axis=0)
+    fractions = _segment_fractions(-surface_geopotential, list(-geopotential), "linear")
+    pressure = levels[0]
+    for i, fraction in enumerate(fractions):
+        pressure += fraction * (levels[i + 1] - levels[i])
+    return pressure
 
 
 def pressure_to_sigma(
@@ -88,9 +127,8 @@ def pressure_to_sigma(
     `levels` [level] and `surface_pressure` [latitude, longitude] in the same units;
     `sigma` [layer]. Linear in pressure.
     """
-    return interpolate(
-        values, levels, sigma[:, None, None] * surface_pressure, extrapolation
-    )
+    targets = sigma[:, None, None] * on_levels(surface_pressure, len(sigma))
+    return interpolate(values, levels, targets, extrapolation)
 
 
 def sigma_to_pressure(
@@ -104,6 +142,5 @@ def sigma_to_pressure(
 
     The inverse of `pressure_to_sigma`. Linear in sigma.
     """
-    return interpolate(
-        values, sigma, levels[:, None, None] / surface_pressure, extrapolation
-    )
+    targets = levels[:, None, None] / on_levels(surface_pressure, len(levels))
+    return interpolate(values, sigma, targets, extrapolation)

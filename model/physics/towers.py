@@ -1,0 +1,53 @@
+"""Encode-process-decode towers: the networks of columns."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+_kernel = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+
+
+class Mlp(nnx.Module):
+    """`layers` hidden layers of one width, and a linear layer of the same width."""
+
+    def __init__(self, width: int, layers: int, rngs: nnx.Rngs) -> None:
+        self.linears = nnx.List(
+            nnx.Linear(width, width, kernel_init=_kernel, rngs=rngs)
+            for _ in range(layers + 1)
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        *hidden, last = self.linears
+        for linear in hidden:
+            x = nnx.gelu(linear(x))
+        return last(x)
+
+
+class Tower(nnx.Module):
+    """Linear encoding, residual blocks, linear decoding; one column at a time.
+
+    The architecture of Kochkov et al. (2024), Supplement C. There is no
+    normalisation inside: inputs come standardised, outputs are multiplied by scales.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        width: int,
+        blocks: int,
+        layers: int,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.encode = nnx.Linear(inputs, width, kernel_init=_kernel, rngs=rngs)
+        self.blocks = nnx.List(Mlp(width, layers, rngs) for _ in range(blocks))
+        self.decode = nnx.Linear(
+            width, outputs, use_bias=False, kernel_init=_kernel, rngs=rngs
+        )
+
+    def __call__(self, features: jax.Array) -> jax.Array:
+        """[feature, latitude, longitude] -> [output, latitude, longitude]."""
+        x = self.encode(jnp.moveaxis(features, 0, -1))
+        for block in self.blocks:
+            x = x + block(x)
+        return jnp.moveaxis(self.decode(x), -1, 0)
