@@ -11,21 +11,26 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from launch import virtual_devices
 from pipeline.errors import UserError
 
 
 def _sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", help="Zarr store to make; must not exist")
-    parser.add_argument("--days", type=int, default=44, help="of data (default 44)")
+    parser.add_argument("--days", type=int, default=40, help="of data (default 40)")
     parser.add_argument(
         "--spin_up_days", type=int, default=30, help="simulated before (default 30)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="another seed, another planet")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="another seed, another planet"
+    )
     parser.add_argument(
         "--longitudes", type=int, default=128, help="of the output (default 128)"
     )
     parser.add_argument(
-        "--start", default="2001-01-01", help="first day of the data (default 2001-01-01)"
+        "--start",
+        default="2001-01-01",
+        help="first day of the data (default 2001-01-01)",
     )
 
 
@@ -75,7 +80,9 @@ def _run_inspect(args: argparse.Namespace) -> int:
 
 def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="such as configs/demo.py")
-    parser.add_argument("--workdir", required=True, help="the run's folder; same, resume")
+    parser.add_argument(
+        "--workdir", required=True, help="the run's folder; same, resume"
+    )
     parser.epilog = (
         "Any knob of configs/base.py is overridden by --config.NAME=VALUE, such as "
         "--config.train.steps=500 or --config.mesh.data=4."
@@ -131,7 +138,9 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
         help="a forecast; may be given several times, to compare",
     )
     parser.add_argument("--truth", required=True, help="store of `podgcm preprocess`")
-    parser.add_argument("--output", required=True, help="folder for scores and pictures")
+    parser.add_argument(
+        "--output", required=True, help="folder for scores and pictures"
+    )
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
 
 
@@ -143,7 +152,11 @@ def _run_evaluate(args: argparse.Namespace) -> None:
 
 
 COMMANDS = {
-    "sample": ("make an ERA5-shaped sample data set (no download)", _sample, _run_sample),
+    "sample": (
+        "make an ERA5-shaped sample data set (no download)",
+        _sample,
+        _run_sample,
+    ),
     "preprocess": (
         "regrid ERA5-like data into a sharded store",
         _preprocess,
@@ -178,6 +191,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs a command; exits with 0 on success, 1 on a user's mistake, 2 on usage."""
     args = parse(sys.argv[1:] if argv is None else argv)
+    virtual_devices.prepare()
     # Let `podgcm inspect ... | head` end quietly.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:

@@ -292,7 +292,7 @@ def _create_store(
     longitude: np.ndarray,
     attrs: dict[str, str | int],
 ) -> zarr.Group:
-    """An empty Zarr store (format 2, as ARCO-ERA5 is), one chunk a variable and time."""
+    """An empty Zarr store in format 2, as ARCO-ERA5 is; a chunk is one time."""
     coords = {
         "time": ("time", times),
         "level": ("level", np.asarray(PRESSURE_LEVELS), {"units": "hPa"}),

@@ -64,7 +64,7 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if self.step_minutes < 1 or 360 % self.step_minutes:
             raise ValueError(
-                f"step_minutes={self.step_minutes} does not divide 6 hours (360 minutes)"
+                f"step_minutes={self.step_minutes} does not divide 6 hours (360 min)"
             )
         if self.substeps < 1:
             raise ValueError(f"substeps={self.substeps} must be at least 1")

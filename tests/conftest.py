@@ -6,8 +6,12 @@ import pathlib
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 
-import jax
-import pytest
+from launch import virtual_devices
+
+virtual_devices.prepare()
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)
 
@@ -33,3 +37,77 @@ def era5_tl31():
     neuralgcm = pytest.importorskip("neuralgcm", reason="needs the extra `judges`")
     folder = pathlib.Path(neuralgcm.__file__).parent / "data"
     return xarray.load_dataset(folder / "era5_tl31_19590102T00.nc")
+
+
+@pytest.fixture(scope="session")
+def planet(tmp_path_factory):
+    """A small sample planet: four days, 64 longitudes."""
+    from launch.sample import make_sample
+
+    path = tmp_path_factory.mktemp("planet") / "planet.zarr"
+    with jax.enable_x64(False):
+        make_sample(str(path), days=4, spin_up_days=1, longitudes=64)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def tiny_store(planet, tmp_path_factory):
+    """The small planet on 32 x 16 points."""
+    from pipeline.preprocess import preprocess
+
+    path = tmp_path_factory.mktemp("store") / "tiny"
+    return preprocess(planet, str(path), "15@32x16", shard_steps=4)
+
+
+@pytest.fixture
+def tiny_config(tiny_store):
+    """Configuration of a tiny model of the small planet, on one device."""
+    from configs import base
+
+    config = base.get_config()
+    config.data.store = tiny_store.path
+    config.data.train_times = "2001-01-01/2001-01-03"
+    config.data.eval_times = "2001-01-04/2001-01-04"
+    config.model.dycore_grid = "10@32x16"
+    config.model.layers = 4
+    config.model.step_minutes = 120
+    config.model.width = 8
+    config.model.blocks = 1
+    config.train.batch = 2
+    config.train.steps = 4
+    config.train.checkpoint_every = 2
+    config.train.eval_every = 4
+    config.train.eval_batches = 1
+    config.optimizer.warmup_steps = 1
+    config.optimizer.decay_steps = 10
+    return config
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """Folder of real fields: ERA5 and ERA-Interim."""
+    project = pathlib.Path(__file__).parents[1]
+    default = project / "../shared/data"
+    folder = pathlib.Path(os.environ.get("PODGCM_REAL_DATA", default)).resolve()
+    if not folder.is_dir():
+        pytest.skip("no real data: set PODGCM_REAL_DATA to their folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_store(real_data, tmp_path_factory):
+    """The real ERA5 analysis of 1959-01-02, gone through preprocessing, at TL31."""
+    from pipeline.preprocess import preprocess
+
+    neuralgcm = pytest.importorskip("neuralgcm", reason="needs the extra `judges`")
+    folder = pathlib.Path(neuralgcm.__file__).parent / "data"
+    static = [
+        f"{real_data}/era5_static_025_{name}.nc"
+        for name in ("geopotential", "land_sea_mask")
+    ]
+    return preprocess(
+        str(folder / "era5_tl31_19590102T00.nc"),
+        str(tmp_path_factory.mktemp("real") / "tl31"),
+        "TL31",
+        static_source=",".join(static),
+    )

@@ -10,7 +10,7 @@ import numpy as np
 from model import units
 from model.neural_gcm import NeuralGCM
 from model.scales import Scales, column_fields
-from model.spec import LEVEL_VARIABLES
+from model.spec import LEVEL_VARIABLES, TRACERS, ModelSpec
 from pipeline.store import Store
 from train.data import Windows
 
@@ -82,6 +82,17 @@ def calibrate(model: NeuralGCM, store: Store, first: int, last: int) -> Scales:
     return Scales(
         **data_scales(store), column_mean=mean, column_std=std, column_change=change
     )
+
+
+def abstract_scales(spec: ModelSpec) -> Scales:
+    """Shapes of the scales of a model."""
+    levels = jax.ShapeDtypeStruct((len(spec.levels),), jnp.float32)
+    layers = jax.ShapeDtypeStruct((spec.sigma.layers,), jnp.float32)
+    data = dict.fromkeys(LEVEL_VARIABLES, levels)
+    names = ("u", "v", "vorticity", "divergence", "temperature", *TRACERS)
+    column = dict.fromkeys(names, layers)
+    column["log_surface_pressure"] = jax.ShapeDtypeStruct((), jnp.float32)
+    return Scales(data, data, data, column, column, column)
 
 
 def with_scales(model: NeuralGCM, scales: Scales) -> NeuralGCM:

@@ -9,19 +9,22 @@ import pathlib
 from typing import Any
 
 import jax
+import optax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from model.scales import Scales
+from model.spec import ModelSpec
 from pipeline.errors import UserError
+from train.calibration import abstract_scales
 from train.mesh import replicated
-from train.step import TrainState
+from train.step import TrainState, initial_state
 
 
 class Checkpoints:
     """The checkpoints of a run; a context manager that waits for the last save."""
 
-    def __init__(self, workdir: str | pathlib.Path, keep: int) -> None:
+    def __init__(self, workdir: str | pathlib.Path, keep: int | None) -> None:
         self._manager = ocp.CheckpointManager(
             pathlib.Path(workdir).resolve() / "checkpoints",
             options=ocp.CheckpointManagerOptions(
@@ -39,6 +42,11 @@ class Checkpoints:
     @property
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of all checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
 
     def save(
         self,
@@ -60,14 +68,18 @@ class Checkpoints:
         )
 
     def restore(
-        self, step: int, state: TrainState, scales: Scales, mesh: Mesh
+        self,
+        step: int,
+        spec: ModelSpec,
+        optimizer: optax.GradientTransformation,
+        mesh: Mesh,
     ) -> tuple[TrainState, Scales, dict[str, Any]]:
-        """Restores a step onto `mesh`.
+        """Restores a step onto `mesh`, replicated, whatever mesh it was saved from.
 
         Args:
           step: which.
-          state, scales: trees of arrays or of shapes like those that were saved.
-          mesh: where the arrays go, replicated.
+          spec, optimizer: of the run; they tell the shapes.
+          mesh: where the arrays go.
 
         Returns:
           State, scales and the loader's position.
@@ -76,8 +88,11 @@ class Checkpoints:
           UserError: if the checkpoint is of another model, or damaged.
         """
 
-        def abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
+        def abstract(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh))
+
+        state = jax.eval_shape(lambda: initial_state(spec, optimizer, seed=0))
+        scales = abstract_scales(spec)
 
         try:
             restored = self._manager.restore(

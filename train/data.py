@@ -93,7 +93,8 @@ class Windows:
         return self.hours // int(self.store.step / np.timedelta64(1, "h"))
 
     def __len__(self) -> int:
-        return self.last - self.first + 1 - (self.frames - 1) * self.stride
+        span = self.last - self.first + 1
+        return max(0, span - (self.frames - 1) * self.stride)
 
     def read(self, windows: np.ndarray, rows: slice = slice(None)) -> Batch:
         """Reads the windows of these numbers, latitudes `rows`, in one burst."""

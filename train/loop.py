@@ -4,6 +4,7 @@ The only start path is resuming: the same command on the same folder goes on fro
 newest checkpoint, or starts afresh if there is none.
 """
 
+import functools
 import json
 import math
 import pathlib
@@ -73,19 +74,22 @@ def train(config: ConfigDict, workdir: str) -> None:
         Checkpoints(folder, config.train.keep_checkpoints) as saved,
     ):
         # ---- state: restored, or fresh
-        state = initial_state(spec, optimizer, config.seed, mesh)
-        scales = calibrate(model, store, *span)
         start = saved.latest_step or 0
         if start:
-            state, scales, position = saved.restore(start, state, scales, mesh)
+            state, scales, position = saved.restore(start, spec, optimizer, mesh)
             loader.state = position["delivered"]
+        else:
+            fresh = functools.partial(initial_state, spec, optimizer, config.seed)
+            state = jax.jit(fresh, out_shardings=replicated(mesh))()
+            scales = calibrate(model, store, *span)
         model = jax.device_put(with_scales(model, scales), replicated(mesh))
         overview = parameter_overview.get_parameter_overview(state.params)
         (folder / "parameters.txt").write_text(overview + "\n")
         say(
             f"{'resuming at step' if start else 'training from step'} {start} of "
-            f"{config.train.steps}: {parameter_overview.count_parameters(state.params):,}"
-            f" parameters, {len(windows)} windows, mesh {dict(mesh.shape)} of "
+            f"{config.train.steps}: "
+            f"{parameter_overview.count_parameters(state.params):,} parameters, "
+            f"{len(windows)} windows, mesh {dict(mesh.shape)} of "
             f"{mesh.devices.flat[0].platform} devices"
         )
 

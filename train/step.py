@@ -58,20 +58,19 @@ def merge_networks(spec: ModelSpec, params: Params) -> Networks:
 
 
 def initial_state(
-    spec: ModelSpec, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh
+    spec: ModelSpec, optimizer: optax.GradientTransformation, seed: int
 ) -> TrainState:
-    """Freshly drawn parameters, replicated over the mesh."""
+    """Freshly drawn parameters.
 
-    def create() -> TrainState:
-        _, params = split_networks(Networks(spec, nnx.Rngs(seed)))
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            ema=jax.tree.map(jnp.copy, params),
-            optimizer=optimizer.init(params),
-        )
-
-    return jax.jit(create, out_shardings=replicated(mesh))()
+    Call it within `jax.jit`, or within `jax.eval_shape` for the shapes alone.
+    """
+    _, params = split_networks(Networks(spec, nnx.Rngs(seed)))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        ema=jax.tree.map(jnp.copy, params),
+        optimizer=optimizer.init(params),
+    )
 
 
 def batch_loss(

@@ -150,18 +150,16 @@ class PrimitiveEquations:
         if humid:
             spectral += h.cos_gradient(state.tracers[HUMIDITY])
         nodal = h.synthesis(partitioning.modal_levels(jnp.stack(spectral)))
-        nodal = partitioning.nodal_levels(nodal)
+        nodal = partitioning.columns(partitioning.nodal_levels(nodal))
         zeta, div, temp, u, v, *tracers = jnp.unstack(nodal)
         if humid:
             q_lon, q_lat = tracers[-2:]
         tracers = dict(zip(names, tracers, strict=False))
         lnps = state.log_surface_pressure
-        p_lon, p_lat, lnps_laplacian = partitioning.nodal_surface(
-            h.synthesis(jnp.stack([*h.cos_gradient(lnps), h.laplacian(lnps)]))
-        )
-
+        surface = h.synthesis(jnp.stack([*h.cos_gradient(lnps), h.laplacian(lnps)]))
         p_lon, p_lat, lnps_laplacian = (
-            on_levels(x, self.sigma.layers) for x in (p_lon, p_lat, lnps_laplacian)
+            on_levels(x, self.sigma.layers)
+            for x in jnp.unstack(partitioning.columns(surface))
         )
 
         # u and v carry a factor cos(lat) throughout; sec2 makes up for two of them.
@@ -209,7 +207,8 @@ class PrimitiveEquations:
             products += [source, u * x * sec2, v * x * sec2]
         lnps_tendency = -self._column_integral(pressure_advection)
 
-        products = partitioning.nodal_levels(jnp.stack(products))
+        products = partitioning.columns(jnp.stack(products))
+        products = partitioning.nodal_levels(products)
         products = partitioning.modal_levels(h.analysis(products, clip=False))
         f_u, f_v, energy, *products = jnp.unstack(products)
         vorticity = h.curl(f_u, f_v)

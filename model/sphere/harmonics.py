@@ -208,7 +208,7 @@ class SphericalHarmonics:
         return self.d_dlon(u_sec) + self.sec_d_dlat_cos2(v_sec)
 
     def curl(self, u_sec: jax.Array, v_sec: jax.Array) -> jax.Array:
-        """Vertical curl of a vector given by unclipped analyses of (u, v) / cos(lat)."""
+        """Curl of a vector given by unclipped analyses of (u, v) / cos(lat)."""
         return self.d_dlon(v_sec) - self.sec_d_dlat_cos2(u_sec)
 
     def wind(

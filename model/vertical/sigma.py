@@ -29,7 +29,7 @@ class SigmaLevels:
             or np.any(np.diff(edges) <= 0)
         ):
             raise ValueError(
-                "sigma boundaries must rise strictly from 0 to 1, with two layers or more"
+                "sigma boundaries must rise strictly from 0 to 1, two layers or more"
             )
 
     @classmethod

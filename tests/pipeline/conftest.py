@@ -1,8 +1,5 @@
 """Small ERA5-shaped sources, and real ones."""
 
-import os
-import pathlib
-
 import numpy as np
 import pytest
 import xarray
@@ -17,17 +14,6 @@ MIDDLE = {
     "sea_ice_cover": 0.5,
     "land_sea_mask": 0.5,
 }
-
-
-@pytest.fixture(scope="session")
-def real_data():
-    """Folder of real ERA5 files."""
-    project = pathlib.Path(__file__).parents[2]
-    default = project / "../shared/data"
-    folder = pathlib.Path(os.environ.get("PODGCM_REAL_DATA", default)).resolve()
-    if not folder.is_dir():
-        pytest.skip("no real data: set PODGCM_REAL_DATA to their folder")
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Lint, format and tests; makes .venv if it is missing. --slow adds the slow tests,
+# other arguments go to pytest.
+set -euo pipefail
+EXTRAS=test,judges
+source "$(dirname "$0")/environment.sh"
+
+ruff check .
+ruff format --check .
+python -m pytest "$@"

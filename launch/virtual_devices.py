@@ -1,0 +1,26 @@
+"""Settings for many virtual devices on one CPU (`JAX_NUM_CPU_DEVICES`)."""
+
+import os
+
+# Devices wait for each other inside collectives, and each occupies a thread while it
+# waits: with as few threads as devices, two collectives that run at once can starve
+# each other for ever.
+_THREADS_PER_DEVICE = 8
+# Seconds after which XLA takes a collective for dead and aborts; its 40 are too few
+# for a busy machine.
+_TIMEOUT = 600
+
+
+def prepare() -> None:
+    """Sets what XLA reads when JAX first starts; call it before that.
+
+    Leaves alone what the user has set. Does nothing for a single device.
+    """
+    devices = int(os.environ.get("JAX_NUM_CPU_DEVICES", "1"))
+    if devices < 2:
+        return
+    os.environ.setdefault("NPROC", str(_THREADS_PER_DEVICE * devices))
+    flag = "--xla_cpu_collective_call_terminate_timeout_seconds"
+    flags = os.environ.get("XLA_FLAGS", "")
+    if flag not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {flag}={_TIMEOUT}".strip()

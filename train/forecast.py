@@ -1,0 +1,247 @@
+"""Forecasts from a run: Zarr on pressure levels, six-hourly, one lead after another."""
+
+import functools
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import jax_datetime
+import numcodecs
+import numpy as np
+import xarray
+import zarr
+from ml_collections import ConfigDict
+
+from model.neural_gcm import NeuralGCM
+from model.physics.idealised import idealised_physics
+from model.spec import LEVEL_VARIABLES, SURFACE_VARIABLES
+from model.sphere.grids import GaussianGrid
+from pipeline.errors import UserError
+from pipeline.progress import progress
+from pipeline.store import Store, open_store
+from pipeline.variables import VARIABLES
+from train import build
+from train.calibration import with_scales
+from train.checkpoint import Checkpoints
+from train.data import check_store
+from train.mesh import MeshShape, make_mesh
+from train.step import Params, merge_networks
+
+HOURS = 6  # between leads
+
+
+def load_run(workdir: str) -> ConfigDict:
+    """The configuration of a run.
+
+    Raises:
+      UserError: if `workdir` holds no run.
+    """
+    file = pathlib.Path(workdir) / "config.json"
+    if not file.exists():
+        raise UserError(f"{workdir} holds no run: no config.json in it")
+    return ConfigDict(json.loads(file.read_text()))
+
+
+def restore_model(
+    workdir: str, config: ConfigDict, store: Store
+) -> tuple[NeuralGCM, Params]:
+    """The newest checkpoint's model and its averaged parameters, on one device.
+
+    Raises:
+      UserError: if the run has no checkpoint, or it does not fit.
+    """
+    spec = build.build_spec(config, store)
+    model = build.build_model(spec, store)
+    with Checkpoints(workdir, keep=None) as checkpoints:
+        step = checkpoints.latest_step
+        if step is None:
+            raise UserError(f"{workdir} has no checkpoint yet: train it first")
+        state, scales, _ = checkpoints.restore(
+            step, spec, build.build_optimizer(config), make_mesh(MeshShape())
+        )
+    return with_scales(model, scales), state.ema
+
+
+def initial_times(store: Store, init: str) -> np.ndarray:
+    """Indices of the store's times that `init` names.
+
+    Args:
+      store: of the initial states.
+      init: TIME, or START/STOP/STEP with STEP in hours such as 12h, ends included.
+
+    Raises:
+      UserError: if `init` cannot be read or the store lacks one of the times.
+    """
+    parts = init.split("/")
+    try:
+        if len(parts) == 1:
+            wanted = np.array([np.datetime64(init, "ns")])
+        elif len(parts) == 3 and parts[2].endswith("h"):
+            start, stop = (np.datetime64(t, "ns") for t in parts[:2])
+            wanted = np.arange(
+                start,
+                stop + np.timedelta64(1, "ns"),
+                np.timedelta64(int(parts[2][:-1]), "h"),
+            )
+        else:
+            raise ValueError(init)
+    except ValueError:
+        raise UserError(
+            f"--init={init}: write TIME, or START/STOP/STEP such as "
+            "2001-02-06/2001-02-12/12h"
+        ) from None
+    index = np.searchsorted(store.times, wanted)
+    found = index < len(store.times)
+    found[found] &= store.times[index[found]] == wanted[found]
+    if wanted.size == 0 or not found.all():
+        missing = wanted[~found][0] if wanted.size else init
+        raise UserError(
+            f"--init: {store.path} has no {missing}; it holds {store.times[0]} to "
+            f"{store.times[-1]}, every {store.step}"
+        )
+    return index
+
+
+@functools.partial(jax.jit, static_argnames="physics")
+def _encode(model, params, frame, time, physics):
+    networks = merge_networks(model.spec, params) if physics == "learned" else None
+    return model.encode(frame, time, networks)
+
+
+@functools.partial(jax.jit, static_argnames="physics")
+def _decode(model, params, state, frame, time, physics):
+    networks = merge_networks(model.spec, params) if physics == "learned" else None
+    return model.decode(state, model.surroundings(frame, time), networks)
+
+
+@functools.partial(jax.jit, static_argnames="physics")
+def _advance(model, params, state, frame, time, physics):
+    kinds = {
+        "learned": lambda: model.learned_physics(merge_networks(model.spec, params)),
+        "oracle": lambda: idealised_physics(
+            model.spec.sigma, model.spec.grid.sin_latitude
+        ),
+        "none": lambda: None,
+    }
+    return model.rollout(state, frame, time, HOURS, kinds[physics]())
+
+
+def forecast(
+    workdir: str,
+    init: str,
+    lead_hours: int,
+    output: str,
+    physics: str = "learned",
+    store_path: str | None = None,
+) -> None:
+    """Forecasts with the newest checkpoint of a run, every `HOURS` from 0.
+
+    Args:
+      workdir: folder of the run.
+      init: see `initial_times`.
+      lead_hours: of the last lead.
+      output: Zarr store to make: (time, prediction_timedelta, level, latitude,
+        longitude) for every variable.
+      physics: `learned`; `none`, all networks silenced; or `oracle`, the sample
+        planet's own physics, with coders that only interpolate.
+      store_path: of the initial states; default the run's own data.
+
+    Raises:
+      UserError: if an argument cannot be used, or a forecast becomes unstable.
+    """
+    path = pathlib.Path(output)
+    if path.exists():
+        raise UserError(f"{path} exists: remove it, or give another --output")
+    if lead_hours < 0 or lead_hours % HOURS:
+        raise UserError(f"--lead={lead_hours} is not a multiple of {HOURS} hours")
+    config = load_run(workdir)
+    store = open_store(store_path or config.data.store)
+    check_store(store)
+    if physics == "oracle" and "podgcm sample" not in str(store.attrs):
+        raise UserError(
+            f"--physics=oracle is the sample planet's own physics, and {store.path} is "
+            "not of it: use learned or none"
+        )
+    starts = initial_times(store, init)
+    model, params = restore_model(workdir, config, store)
+
+    leads = np.arange(0, lead_hours + 1, HOURS)
+    unfinished = path.with_name(path.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    group = _create(unfinished, store, starts, leads, workdir, physics)
+    for i, start in enumerate(progress(starts, f"forecast ({physics}): initial times")):
+        fields = store.read_many(
+            {
+                name: (np.array([start]), slice(None))
+                for name in (*LEVEL_VARIABLES, *SURFACE_VARIABLES)
+            }
+        )
+        frame = {name: jnp.asarray(x[0]) for name, x in fields.items()}
+        begun = jax_datetime.to_datetime(store.times[start])
+        state = _encode(model, params, frame, begun, physics)
+        for j, lead in enumerate(leads):
+            now = begun + jax_datetime.to_timedelta(int(lead), "h")
+            decoded = _decode(model, params, state, frame, now, physics)
+            if not np.isfinite(decoded["temperature"]).all():
+                raise UserError(
+                    f"the forecast from {store.times[start]} became unstable within "
+                    f"{lead} h: use a smaller model.step_minutes, or train longer"
+                )
+            for name, x in decoded.items():
+                group[name][i, j] = np.asarray(x)
+            if lead < lead_hours:
+                state = _advance(model, params, state, frame, now, physics)
+    unfinished.rename(path)
+
+
+def _create(
+    path: pathlib.Path,
+    store: Store,
+    starts: np.ndarray,
+    leads: np.ndarray,
+    workdir: str,
+    physics: str,
+) -> zarr.Group:
+    """An empty forecast store, in the dimensions of WeatherBench 2."""
+    grid: GaussianGrid = store.grid
+    coords = {
+        "time": ("time", store.times[starts], {"long_name": "initial time"}),
+        "prediction_timedelta": (
+            "prediction_timedelta",
+            leads.astype(np.int64),
+            {"units": "hours", "long_name": "lead time"},
+        ),
+        "level": ("level", store.levels, {"units": "hPa"}),
+        "latitude": ("latitude", grid.latitude_degrees, {"units": "degrees_north"}),
+        "longitude": ("longitude", grid.longitude_degrees, {"units": "degrees_east"}),
+    }
+    data = f"{store.attrs.get('title', '')}: {store.attrs.get('source', '')}"
+    attrs = {
+        "title": "PodGCM forecast",
+        "source": f"podgcm forecast --workdir={workdir} --physics={physics}",
+        "initial_data": data,
+        "grid": str(grid),
+    }
+    encoding = {"time": {"units": "hours since 1970-01-01", "dtype": "int64"}}
+    xarray.Dataset(coords=coords, attrs=attrs).to_zarr(
+        path, zarr_format=2, encoding=encoding, consolidated=False
+    )
+    group = zarr.open_group(path, mode="r+", zarr_format=2)
+    shape = tuple(len(c[1]) for c in coords.values())
+    for name in LEVEL_VARIABLES:
+        array = group.create_array(
+            name,
+            shape=shape,
+            dtype=np.float32,
+            chunks=(1, 1, *shape[2:]),
+            compressors=numcodecs.Blosc("lz4"),
+            fill_value=np.nan,
+        )
+        array.attrs.update(
+            _ARRAY_DIMENSIONS=list(coords),
+            units=VARIABLES[name].units,
+            long_name=VARIABLES[name].long_name,
+        )
+    return group
