@@ -48,8 +48,7 @@ Frame = dict[str, jax.Array]
 `SURFACE_VARIABLES` [latitude, longitude]."""
 
 # Corrections of the coders are measured in this part of a field's deviation, and
-# tendencies in this part of a day's change a day, so that untrained networks are
-# almost silent.
+# tendencies in this part of a day's change a day.
 CORRECTION = 0.1
 TENDENCY = 0.2
 

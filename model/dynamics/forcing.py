@@ -24,5 +24,5 @@ class Forced(Generic[Y]):
     def implicit(self, y: Y) -> Y:
         return self.equations.implicit(y)
 
-    def implicit_solve(self, y: Y, step: float | jax.Array) -> Y:
+    def implicit_solve(self, y: Y, step: jax.Array) -> Y:
         return self.equations.implicit_solve(y, step)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 Y = TypeVar("Y")
 
@@ -20,7 +22,7 @@ class ImplicitExplicit(Protocol[Y]):
 
     def implicit(self, y: Y) -> Y: ...
 
-    def implicit_solve(self, y: Y, step: float | jax.Array) -> Y: ...
+    def implicit_solve(self, y: Y, step: jax.Array) -> Y: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,36 +45,53 @@ SIL3 = Tableau(
 )
 
 
-def add(*terms: tuple[float | jax.Array, Y]) -> Y:
-    """Sum of weight * tree over `terms`; terms of weight 0 are left out."""
-    terms = [(w, y) for w, y in terms if not (isinstance(w, float) and w == 0)]
-    weights, trees = zip(*terms, strict=True)
-
-    def combine(*leaves):
-        return sum(w * leaf for w, leaf in zip(weights, leaves, strict=True))
-
-    return jax.tree.map(combine, *trees)
-
-
 def imex_step(
-    equation: ImplicitExplicit[Y], dt: float | jax.Array, tableau: Tableau = SIL3
+    equation: ImplicitExplicit[Y], dt: float, tableau: Tableau = SIL3
 ) -> Callable[[Y], Y]:
-    """One step of `dt` (model units) of an implicit-explicit Runge-Kutta scheme."""
+    """One step of `dt` (model units) of an implicit-explicit Runge-Kutta scheme.
+
+    The stages are a scan, so that the equation is compiled once for all of them.
+    """
+    stages = len(tableau.explicit)
+    explicit_weights, implicit_weights = np.zeros((2, stages, stages))
+    for i, (row, implicit_row) in enumerate(
+        zip(tableau.explicit, tableau.implicit, strict=True)
+    ):
+        explicit_weights[i, : i + 1] = row
+        implicit_weights[i, : i + 1] = implicit_row[:-1]
+    own_weights = np.array([row[-1] for row in tableau.implicit])
 
     def step(y0: Y) -> Y:
-        y = y0
-        explicit: list[Y] = []
-        implicit: list[Y] = []
-        for stage, (ex, im) in enumerate(
-            zip(tableau.explicit, tableau.implicit, strict=True)
-        ):
-            explicit.append(equation.explicit(y))
-            needed = any(row[stage] for row in tableau.implicit[stage:])
-            implicit.append(equation.implicit(y) if needed else y0)
-            terms = [(1.0, y0)]
-            terms += [(dt * w, f) for w, f in zip(ex, explicit, strict=True) if w]
-            terms += [(dt * w, g) for w, g in zip(im, implicit, strict=False) if w]
-            y = equation.implicit_solve(add(*terms), dt * im[-1])
+        dtype = jnp.finfo(jax.tree.leaves(y0)[0].dtype).dtype
+
+        def stage(carry, inputs):
+            y, explicit, implicit = carry
+            i, of_explicit, of_implicit, own = inputs
+
+            def record(slopes, slope):
+                return jax.tree.map(lambda all_, x: all_.at[i].set(x), slopes, slope)
+
+            explicit = record(explicit, equation.explicit(y))
+            implicit = record(implicit, equation.implicit(y))
+            known = jax.tree.map(
+                lambda y, f, g: (
+                    y + dt * (_weighted(of_explicit, f) + _weighted(of_implicit, g))
+                ),
+                y0,
+                explicit,
+                implicit,
+            )
+            return (equation.implicit_solve(known, dt * own), explicit, implicit), None
+
+        empty = jax.tree.map(lambda x: jnp.zeros((stages, *x.shape), x.dtype), y0)
+        weights = (explicit_weights, implicit_weights, own_weights)
+        inputs = (jnp.arange(stages), *(jnp.asarray(w, dtype) for w in weights))
+        (y, _, _), _ = jax.lax.scan(stage, (y0, empty, empty), inputs)
         return y
 
     return step
+
+
+def _weighted(weights: jax.Array, slopes: jax.Array) -> jax.Array:
+    """Sum over stages, written out: cheaper than a product with so few rows."""
+    return sum(weights[j] * slopes[j] for j in range(slopes.shape[0]))

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 _kernel = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+# Outputs of an untrained tower are about a hundredth: it is almost silent.
+_quiet_kernel = nnx.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal")
 
 
 class Mlp(nnx.Module):
@@ -42,7 +44,7 @@ class Tower(nnx.Module):
         self.encode = nnx.Linear(inputs, width, kernel_init=_kernel, rngs=rngs)
         self.blocks = nnx.List(Mlp(width, layers, rngs) for _ in range(blocks))
         self.decode = nnx.Linear(
-            width, outputs, use_bias=False, kernel_init=_kernel, rngs=rngs
+            width, outputs, use_bias=False, kernel_init=_quiet_kernel, rngs=rngs
         )
 
     def __call__(self, features: jax.Array) -> jax.Array:
