@@ -4,7 +4,7 @@
 # Usage: bash launch/demo.sh [FOLDER]     (default demo; what is done is not redone)
 set -euo pipefail
 OUT=$(realpath -m "${1:-demo}")
-EXTRAS=test
+EXTRAS=
 source "$(dirname "$0")/environment.sh"
 mkdir -p "$OUT"
 step() { printf '\n== %s  (%d s)\n' "$1" "$SECONDS"; }

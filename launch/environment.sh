@@ -11,7 +11,7 @@ if [ ! -e "$stamp" ]; then
   echo "installing into .venv (a few minutes) ..." >&2
   [ -x .venv/bin/python ] || python3 -m venv .venv
   .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-    --constraint constraints.txt --editable ".[$EXTRAS]"
+    --constraint constraints.txt --editable ".${EXTRAS:+[$EXTRAS]}"
   touch "$stamp"
 fi
 export PATH="$PWD/.venv/bin:$PATH"

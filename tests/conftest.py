@@ -52,11 +52,12 @@ def planet(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_store(planet, tmp_path_factory):
-    """The small planet on 32 x 16 points."""
+    """The small planet on 32 x 16 points and eight levels, quick to compile for."""
     from pipeline.preprocess import preprocess
 
     path = tmp_path_factory.mktemp("store") / "tiny"
-    return preprocess(planet, str(path), "15@32x16", shard_steps=4)
+    levels = "10,50,100,250,500,700,850,1000"
+    return preprocess(planet, str(path), "15@32x16", levels=levels, shard_steps=4)
 
 
 @pytest.fixture
