@@ -60,28 +60,36 @@ def tiny_store(planet, tmp_path_factory):
     return preprocess(planet, str(path), "15@32x16", levels=levels, shard_steps=4)
 
 
-@pytest.fixture
-def tiny_config(tiny_store):
-    """Configuration of a tiny model of the small planet, on one device."""
+@pytest.fixture(scope="session")
+def make_tiny_config(tiny_store):
+    """A function that makes a configuration of a tiny model of the small planet."""
     from configs import base
 
-    config = base.get_config()
-    config.data.store = tiny_store.path
-    config.data.train_times = "2001-01-01/2001-01-03"
-    config.data.eval_times = "2001-01-04/2001-01-04"
-    config.model.dycore_grid = "10@32x16"
-    config.model.layers = 4
-    config.model.step_minutes = 120
-    config.model.width = 8
-    config.model.blocks = 1
-    config.train.batch = 2
-    config.train.steps = 4
-    config.train.checkpoint_every = 2
-    config.train.eval_every = 4
-    config.train.eval_batches = 1
-    config.optimizer.warmup_steps = 1
-    config.optimizer.decay_steps = 10
-    return config
+    def make():
+        config = base.get_config()
+        config.data.store = tiny_store.path
+        config.data.train_times = "2001-01-01/2001-01-03"
+        config.data.eval_times = "2001-01-04/2001-01-04"
+        config.model.dycore_grid = "10@32x16"
+        config.model.layers = 4
+        config.model.step_minutes = 120
+        config.model.width = 8
+        config.model.blocks = 1
+        config.train.batch = 2
+        config.train.steps = 4
+        config.train.checkpoint_every = 2
+        config.train.eval_every = 4
+        config.train.eval_batches = 1
+        config.optimizer.warmup_steps = 1
+        config.optimizer.decay_steps = 10
+        return config
+
+    return make
+
+
+@pytest.fixture
+def tiny_config(make_tiny_config):
+    return make_tiny_config()
 
 
 @pytest.fixture(scope="session")

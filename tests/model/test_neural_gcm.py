@@ -1,6 +1,7 @@
 """The whole model: silent at first, differentiable, true to real fields."""
 
-import dataclasses
+import os
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -160,12 +161,50 @@ def test_core_runs_ten_days_from_the_real_analysis(real, real_store, tmp_path):
             driest=columns.tracers[TRACERS[0]].min(),
         )
 
+    history = [extremes(real, state)]
+    pictures = {"start": real.columns(state)}
     for quarter in range(1, 41):
         state = run(real, state, frame, time)
-        x = {name: float(value) for name, value in extremes(real, state).items()}
+        history.append(extremes(real, state))
+        x = {name: float(value) for name, value in history[-1].items()}
         if quarter % 4 == 0:
             print(f"day {quarter // 4}", {k: round(v, 5) for k, v in x.items()})
         assert x["wind"] < 130
         assert x["lowest_pressure"] > 450 and x["highest_pressure"] < 1090
         assert x["coldest"] > 160 and x["warmest"] < 330
-    assert dataclasses.is_dataclass(state)
+    pictures["after ten days"] = real.columns(state)
+    folder = pathlib.Path(os.environ.get("PODGCM_PICTURES", tmp_path))
+    draw_ten_days(history, pictures, real.spec.grid, folder / "real_ten_days.png")
+
+
+def draw_ten_days(history, pictures, grid, file):
+    """Pressure and wind at the start and the end, and the extremes in between."""
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(3, 2, figsize=(12, 9))
+    x, y = grid.longitude_degrees, grid.latitude_degrees
+    for row, (title, columns) in zip(axes, pictures.items(), strict=False):
+        aloft = int(0.25 * columns.u.shape[0])
+        fields = {
+            "surface pressure (hPa)": jnp.exp(columns.log_surface_pressure) * 1000,
+            "u at sigma 0.27 (m/s)": columns.u[aloft] / units.VELOCITY,
+        }
+        for axis, (name, field) in zip(row, fields.items(), strict=True):
+            image = axis.pcolormesh(x, y, field)
+            figure.colorbar(image, ax=axis)
+            axis.set_title(f"{name}, {title}")
+    days = np.arange(len(history)) / 4
+    for names, axis in zip(
+        (("lowest_pressure", "highest_pressure"), ("wind", "coldest", "warmest")),
+        axes[2],
+        strict=True,
+    ):
+        for name in names:
+            axis.plot(days, [float(h[name]) for h in history], label=name)
+        axis.set_xlabel("days")
+        axis.legend()
+    figure.suptitle("Dynamical core alone from ERA5, 1959-01-02 00z (TL31, 32 layers)")
+    figure.tight_layout()
+    figure.savefig(file, dpi=90)

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,33 +19,40 @@ from train.config import to_json
 STEPS = 8
 
 
-@pytest.fixture
-def command(tmp_path, tiny_config):
-    """A function that gives the command of a run in a folder, on a mesh of 8."""
-    tiny_config.train.steps = STEPS
-    tiny_config.train.checkpoint_every = 2
-    tiny_config.train.eval_every = STEPS
-    tiny_config.mesh.data = tiny_config.mesh.level = tiny_config.mesh.lat = 2
-    tiny_config.model.step_minutes = 360
-    tiny_config.data.frames = 2
-    file = tmp_path / "config.json"
-    file.write_text(json.dumps(to_json(tiny_config)))
+@pytest.fixture(scope="module")
+def start(tmp_path_factory, make_tiny_config):
+    """A function that starts a run in a folder, on a mesh of 8, as a process."""
+    folder = tmp_path_factory.mktemp("resume")
+    config = make_tiny_config()
+    config.train.steps = config.train.eval_every = STEPS
+    config.train.checkpoint_every = 2
+    config.mesh.data = config.mesh.level = config.mesh.lat = 2
+    config.model.step_minutes = 360
+    config.data.frames = 2
+    file = folder / "config.json"
+    file.write_text(json.dumps(to_json(config)))
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "8",
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+    }
 
-    def make(workdir):
-        return [
-            *(sys.executable, "-m", "launch.cli", "train"),
-            f"--config={file}",
-            f"--workdir={workdir}",
-        ]
+    def start(workdir, **options):
+        command = [sys.executable, "-m", "launch.cli", "train", f"--config={file}"]
+        return subprocess.Popen(
+            [*command, f"--workdir={workdir}"], env=environment, text=True, **options
+        )
 
-    return make
+    return start
 
 
-ENVIRONMENT = {
-    **os.environ,
-    "JAX_PLATFORMS": "cpu",
-    "JAX_NUM_CPU_DEVICES": "8",
-}
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, start):
+    """Folder of a run that was never stopped."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    assert start(workdir).wait(timeout=600) == 0
+    return workdir
 
 
 def parameters(workdir, step=STEPS):
@@ -52,38 +60,35 @@ def parameters(workdir, step=STEPS):
     return ocp.StandardCheckpointer().restore(path.resolve())
 
 
-def test_killed_and_resumed_run_is_bit_identical(tmp_path, command):
-    whole = tmp_path / "whole"
-    subprocess.run(command(whole), check=True, env=ENVIRONMENT, timeout=300)
-
+def test_killed_and_resumed_run_is_bit_identical(tmp_path, start, whole):
     killed = tmp_path / "killed"
     victim_step = random.randint(1, STEPS - 1)
     print("to be killed after step", victim_step)
-    process = subprocess.Popen(command(killed), env=ENVIRONMENT)
+    process = start(killed)
     metrics = killed / "metrics.jsonl"
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
         if metrics.exists() and metrics.read_text().count("\n") >= victim_step:
             process.send_signal(signal.SIGKILL)
             break
         time.sleep(0.002)
     assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
-    subprocess.run(command(killed), check=True, env=ENVIRONMENT, timeout=300)
+    assert start(killed).wait(timeout=300) == 0
 
     assert metrics.read_text() == (whole / "metrics.jsonl").read_text()
     jax.tree.map(np.testing.assert_array_equal, parameters(killed), parameters(whole))
 
 
-def test_a_damaged_checkpoint_is_told(tmp_path, command):
-    workdir = tmp_path / "run"
-    subprocess.run(command(workdir), check=True, env=ENVIRONMENT, timeout=300)
+def test_a_damaged_checkpoint_is_told(tmp_path, start, whole):
+    workdir = tmp_path / "damaged"
+    shutil.copytree(whole, workdir)
     state = workdir / "checkpoints" / str(STEPS) / "state"
-    for file in state.rglob("*"):
-        if file.is_file() and file.parent.name == "d":
-            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    again = command(workdir)
-    result = subprocess.run(
-        again, env=ENVIRONMENT, timeout=300, capture_output=True, text=True
-    )
-    assert result.returncode == 1
-    assert "cannot be restored" in result.stderr.strip().splitlines()[-1]
+    data = [f for f in state.rglob("*") if f.is_file() and f.parent.name == "d"]
+    assert data
+    for file in data:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    process = start(workdir, stderr=subprocess.PIPE)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "cannot be restored" in errors.strip().splitlines()[-1]
+    assert str(STEPS) in errors.strip().splitlines()[-1]
