@@ -7,7 +7,6 @@ preprocessing needs no JAX.
 import argparse
 import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -192,10 +191,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs a command; exits with 0 on success, 1 on a user's mistake, 2 on usage."""
     args = parse(sys.argv[1:] if argv is None else argv)
     virtual_devices.prepare()
-    # Let `podgcm inspect ... | head` end quietly.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         code = args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # such as `podgcm inspect STORE | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     except UserError as error:
         print(f"podgcm {args.command}: {error}", file=sys.stderr)
         code = 1

@@ -10,14 +10,17 @@ import math
 import pathlib
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from clu import metrics as clu_metrics
 from clu import parameter_overview
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from model.neural_gcm import NeuralGCM
 from pipeline.errors import UserError
 from pipeline.progress import progress
 from pipeline.store import open_store
@@ -25,10 +28,10 @@ from train import build
 from train.calibration import calibrate, with_scales
 from train.checkpoint import Checkpoints
 from train.config import leaves, to_json
-from train.data import BatchReader, Loader, Windows, check_store, parse_window
+from train.data import Batch, BatchReader, Loader, Windows, check_store, parse_window
 from train.mesh import make_mesh, replicated
 from train.metrics import MetricWriter
-from train.step import initial_state, make_eval_step, make_train_step
+from train.step import Metrics, Params, initial_state, make_eval_step, make_train_step
 
 # What may differ when a run goes on: it does not change what is computed.
 MAY_CHANGE = ("mesh.", "train.log_every", "train.checkpoint_every", "train.steps")
@@ -132,21 +135,30 @@ def train(config: ConfigDict, workdir: str) -> None:
                     log(*pending)
                 pending = (step, values, time.monotonic() - begun)
                 last = step == config.train.steps
-                if last or step % config.train.eval_every == 0:
+                evaluating = last or step % config.train.eval_every == 0
+                saving = last or step % config.train.checkpoint_every == 0
+                if evaluating or saving:
+                    # No step is saved before its line is written and its loss checked.
                     log(*pending)
                     pending = None
+                if evaluating:
                     scores = evaluate(
                         eval_step, model, state.ema, held_out, config, mesh
                     )
                     writer.write(step, scores)
                     say(f"step {step}: held-out loss {scores['eval_loss']:.4f}")
-                if last or step % config.train.checkpoint_every == 0:
+                if saving:
                     save(step)
-            if pending is not None:
-                log(*pending)
 
 
-def evaluate(eval_step, model, params, windows: Windows, config, mesh) -> dict:
+def evaluate(
+    eval_step: Callable[[NeuralGCM, Params, Batch], Metrics],
+    model: NeuralGCM,
+    params: Params,
+    windows: Windows,
+    config: ConfigDict,
+    mesh: Mesh,
+) -> dict[str, float]:
     """Mean metrics over held-out windows, evenly spread; names begin with `eval_`."""
     batch, count = config.train.batch, config.train.eval_batches
     total = np.linspace(0, len(windows) - 1, batch * count).round().astype(int)

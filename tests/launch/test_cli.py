@@ -53,7 +53,7 @@ def test_help(command, capsys):
     assert run(*command, "--help") == 0
     out = capsys.readouterr().out
     assert "usage: podgcm" in out
-    assert not command or cli.COMMANDS[command[0]][0] in out.lower()
+    assert not command or cli.COMMANDS[command[0]][0] in out
 
 
 def test_usage_errors_exit_with_2():
