@@ -15,9 +15,7 @@ from concurrent import futures
 import jax
 import jax.numpy as jnp
 import jax_datetime
-import numcodecs
 import numpy as np
-import xarray
 import zarr
 
 from model import units
@@ -39,6 +37,7 @@ from model.sphere.grids import parse_grid
 from model.sphere.harmonics import SphericalHarmonics
 from model.vertical.sigma import SigmaLevels
 from pipeline.errors import UserError
+from pipeline.fields import create_fields
 from pipeline.progress import progress
 from pipeline.variables import PRESSURE_LEVELS, VARIABLES
 
@@ -285,48 +284,6 @@ def on_pressure_levels(
     }
 
 
-def _create_store(
-    path: pathlib.Path,
-    times: np.ndarray,
-    latitude: np.ndarray,
-    longitude: np.ndarray,
-    attrs: dict[str, str | int],
-) -> zarr.Group:
-    """An empty Zarr store in format 2, as ARCO-ERA5 is; a chunk is one time."""
-    coords = {
-        "time": ("time", times),
-        "level": ("level", np.asarray(PRESSURE_LEVELS), {"units": "hPa"}),
-        "latitude": ("latitude", latitude, {"units": "degrees_north"}),
-        "longitude": ("longitude", longitude, {"units": "degrees_east"}),
-    }
-    encoding = {"time": {"units": "hours since 1970-01-01", "dtype": "int64"}}
-    xarray.Dataset(coords=coords, attrs=attrs).to_zarr(
-        path, zarr_format=2, encoding=encoding, consolidated=False
-    )
-    group = zarr.open_group(path, mode="r+", zarr_format=2)
-    sizes = {name: len(values) for name, (_, values, *_) in coords.items()}
-    for name, variable in VARIABLES.items():
-        dims = DIMENSIONS[variable.kind]
-        shape = tuple(sizes[dim] for dim in dims)
-        array = group.create_array(
-            name,
-            shape=shape,
-            dtype=np.float32,
-            chunks=(1, *shape[1:]) if dims[0] == "time" else shape,
-            compressors=numcodecs.Blosc(
-                "lz4", clevel=5, shuffle=numcodecs.Blosc.SHUFFLE
-            ),
-            fill_value=np.nan,
-        )
-        array.attrs.update(
-            _ARRAY_DIMENSIONS=list(dims),
-            units=variable.units,
-            long_name=variable.long_name,
-            note=NOTE,
-        )
-    return group
-
-
 def make_sample(
     output: str,
     days: int = 40,
@@ -378,7 +335,14 @@ def make_sample(
         "core": f"{GRID}, {SIGMA.layers} sigma layers, dt {STEP_MINUTES} min",
         "physics": "model.physics.idealised: Held-Suarez, surface, water cycle",
     }
-    group = _create_store(unfinished, times, latitude, longitude, attrs)
+    coordinates = {
+        "time": times,
+        "level": np.asarray(PRESSURE_LEVELS),
+        "latitude": latitude,
+        "longitude": longitude,
+    }
+    dimensions = {name: DIMENSIONS[v.kind] for name, v in VARIABLES.items()}
+    group = create_fields(unfinished, coordinates, dimensions, attrs, NOTE)
 
     def write(index: int, fields: dict[str, jax.Array]) -> None:
         for name, values in fields.items():

@@ -5,8 +5,6 @@ temperature 1 K; so radius, 2 Omega and p00 are 1. With p00 as the unit ln(ps) i
 close to 0, which keeps reduced-precision transforms of it harmless.
 """
 
-import numpy as np
-
 EARTH_RADIUS = 6.37122e6  # m
 ANGULAR_VELOCITY = 7.292e-5  # 1/s
 
@@ -37,9 +35,9 @@ DATA_UNITS = {
 
 def to_model(name: str, value):
     """Values of an ERA5 variable from SI units to model units; any array type."""
-    return value * np.float32(DATA_UNITS.get(name, 1.0))
+    return value * DATA_UNITS.get(name, 1.0)
 
 
 def to_si(name: str, value):
     """Values of an ERA5 variable from model units to SI units; any array type."""
-    return value * np.float32(1 / DATA_UNITS.get(name, 1.0))
+    return value / DATA_UNITS.get(name, 1.0)

@@ -8,20 +8,16 @@ import shutil
 import jax
 import jax.numpy as jnp
 import jax_datetime
-import numcodecs
 import numpy as np
-import xarray
-import zarr
 from ml_collections import ConfigDict
 
 from model.neural_gcm import NeuralGCM
 from model.physics.idealised import idealised_physics
 from model.spec import LEVEL_VARIABLES, SURFACE_VARIABLES
-from model.sphere.grids import GaussianGrid
 from pipeline.errors import UserError
+from pipeline.fields import create_fields
 from pipeline.progress import progress
 from pipeline.store import Store, open_store
-from pipeline.variables import VARIABLES
 from train import build
 from train.calibration import with_scales
 from train.checkpoint import Checkpoints
@@ -170,7 +166,27 @@ def forecast(
     leads = np.arange(0, lead_hours + 1, HOURS)
     unfinished = path.with_name(path.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    group = _create(unfinished, store, starts, leads, workdir, physics)
+    coordinates = {
+        "time": store.times[starts],
+        "prediction_timedelta": leads.astype(np.int64),
+        "level": store.levels,
+        "latitude": store.grid.latitude_degrees,
+        "longitude": store.grid.longitude_degrees,
+    }
+    source = f"podgcm forecast --workdir={workdir} --physics={physics}"
+    data = f"{store.attrs.get('title', '')}: {store.attrs.get('source', '')}"
+    group = create_fields(
+        unfinished,
+        coordinates,
+        dict.fromkeys(LEVEL_VARIABLES, tuple(coordinates)),
+        {
+            "title": "PodGCM forecast",
+            "source": source,
+            "initial_data": data,
+            "grid": str(store.grid),
+        },
+        note=f"{source}, from {data}",
+    )
     for i, start in enumerate(progress(starts, f"forecast ({physics}): initial times")):
         fields = store.read_many(
             {
@@ -194,54 +210,3 @@ def forecast(
             if lead < lead_hours:
                 state = _advance(model, params, state, frame, now, physics)
     unfinished.rename(path)
-
-
-def _create(
-    path: pathlib.Path,
-    store: Store,
-    starts: np.ndarray,
-    leads: np.ndarray,
-    workdir: str,
-    physics: str,
-) -> zarr.Group:
-    """An empty forecast store, in the dimensions of WeatherBench 2."""
-    grid: GaussianGrid = store.grid
-    coords = {
-        "time": ("time", store.times[starts], {"long_name": "initial time"}),
-        "prediction_timedelta": (
-            "prediction_timedelta",
-            leads.astype(np.int64),
-            {"units": "hours", "long_name": "lead time"},
-        ),
-        "level": ("level", store.levels, {"units": "hPa"}),
-        "latitude": ("latitude", grid.latitude_degrees, {"units": "degrees_north"}),
-        "longitude": ("longitude", grid.longitude_degrees, {"units": "degrees_east"}),
-    }
-    data = f"{store.attrs.get('title', '')}: {store.attrs.get('source', '')}"
-    attrs = {
-        "title": "PodGCM forecast",
-        "source": f"podgcm forecast --workdir={workdir} --physics={physics}",
-        "initial_data": data,
-        "grid": str(grid),
-    }
-    encoding = {"time": {"units": "hours since 1970-01-01", "dtype": "int64"}}
-    xarray.Dataset(coords=coords, attrs=attrs).to_zarr(
-        path, zarr_format=2, encoding=encoding, consolidated=False
-    )
-    group = zarr.open_group(path, mode="r+", zarr_format=2)
-    shape = tuple(len(c[1]) for c in coords.values())
-    for name in LEVEL_VARIABLES:
-        array = group.create_array(
-            name,
-            shape=shape,
-            dtype=np.float32,
-            chunks=(1, 1, *shape[2:]),
-            compressors=numcodecs.Blosc("lz4"),
-            fill_value=np.nan,
-        )
-        array.attrs.update(
-            _ARRAY_DIMENSIONS=list(coords),
-            units=VARIABLES[name].units,
-            long_name=VARIABLES[name].long_name,
-        )
-    return group
