@@ -146,7 +146,7 @@ def rollout_loss(
     data, model_ = (
         jnp.concatenate([a[None], b]) for a, b in zip(at_start, after, strict=True)
     )
-    lead_weight = 1 / (1 + lead / weights.lead_hours)
+    lead_weight = 1 / (1 + lead.astype(data.dtype) / weights.lead_hours)
     loss = jnp.mean(lead_weight * (weights.data * data + weights.model * model_))
     parts = {"data": jnp.mean(data), "model": jnp.mean(model_)}
     parts |= {f"data_{i * hours}h": data[i] for i in range(count)}
