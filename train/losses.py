@@ -67,7 +67,7 @@ def data_error(
         errors.append(error * weight[:, None, None])
     errors = partitioning.nodal_surface(jnp.stack(errors))
     modal = model.harmonics.analysis(errors)
-    return jnp.sum(modal**2) / (4 * np.pi * counted.sum())
+    return jnp.sum(modal**2) / (4 * np.pi * float(counted.sum()))
 
 
 def model_error(
