@@ -31,6 +31,10 @@ def get_config() -> ConfigDict:
     config.mesh.ensemble = 1
     config.mesh.level = 1
     config.mesh.lat = 1
+    # Where parameters, their average and the optimizer's state lie: (regular expression
+    # of a path in parameters.txt, mesh axis or None of each dimension), first match;
+    # such as ((r"kernel$", ("data",)),). What none matches is replicated.
+    config.mesh.parameters = ()
 
     config.loss = ConfigDict()
     config.loss.data = 20.0  # weight of errors on pressure levels

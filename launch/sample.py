@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import pathlib
 import shutil
+from collections.abc import Callable
 from concurrent import futures
 
 import jax
@@ -54,6 +55,9 @@ DIMENSIONS = {
     "surface": ("time", "latitude", "longitude"),
     "static": ("latitude", "longitude"),
 }
+Synthesis = Callable[[jax.Array], jax.Array]
+"""From spectral coefficients [..., 2, m, l] to points of some kind."""
+
 LAND_FRACTION = 0.3
 FREEZING = 271.35  # K, of sea water
 
@@ -72,6 +76,7 @@ def spectral_tables(
 
 def synthesise(tables: tuple[jax.Array, jax.Array], modal: jax.Array) -> jax.Array:
     """Spectral coefficients at the points of `tables`: [..., latitude, longitude]."""
+    modal = modal[..., : GRID.truncation + 1, : GRID.truncation + 2]  # no padding
     return jnp.einsum("mlj,cmi,...cml->...ji", *tables, modal, precision="highest")
 
 
@@ -92,19 +97,19 @@ class Planet:
     sea_anomaly: jax.Array
     sea_drift: jax.Array
 
-    def land_sea_mask(self, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
-        return jax.nn.sigmoid(20 * synthesise(tables, self.continents))
+    def land_sea_mask(self, to_nodal: Synthesis) -> jax.Array:
+        """Fraction of land at the points of `to_nodal`."""
+        return jax.nn.sigmoid(20 * to_nodal(self.continents))
 
     def sea(
-        self,
-        tables: tuple[jax.Array, jax.Array],
-        sin_latitude: jax.Array,
-        days: jax.Array,
+        self, to_nodal: Synthesis, sin_latitude: jax.Array, days: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Sea surface temperature (K) and ice cover, `days` after the data's start."""
+        """Sea surface temperature (K) and ice cover, `days` after the data's start.
+
+        At the points of `to_nodal`, to which `sin_latitude` is broadcast.
+        """
         anomaly = self.sea_anomaly + self.sea_drift * jnp.sin(2 * jnp.pi * days / 60)
-        temperature = surface_profile(sin_latitude)[:, None]
-        temperature = temperature + synthesise(tables, anomaly)
+        temperature = surface_profile(sin_latitude) + to_nodal(anomaly)
         ice = jnp.clip((FREEZING - temperature) / 4, 0, 1)
         return jnp.maximum(temperature, FREEZING), ice
 
@@ -187,11 +192,12 @@ def six_hours(
 ) -> State:
     """Integrates core and physics from `time`, `days` after the data's start."""
     harmonics = equations.harmonics
-    physics = idealised_physics(SIGMA, GRID.sin_latitude)
-    tables = (harmonics.legendre, harmonics.fourier)
+    physics = idealised_physics(SIGMA)
     smooth = exponential_filter(GRID, dt=STEP_MINUTES, tau=120.0, order=3)
-    land = planet.land_sea_mask(tables)
-    sea, ice = planet.sea(tables, harmonics.sin_latitude, days)
+    sin = harmonics.sin_latitude
+    longitude = jnp.asarray(GRID.longitude_degrees)
+    land = planet.land_sea_mask(harmonics.to_nodal)
+    sea, ice = planet.sea(harmonics.to_nodal, sin, days)
 
     def step(state: State, index: jax.Array) -> tuple[State, None]:
         now = time + index * jax_datetime.to_timedelta(STEP_MINUTES, "m")
@@ -199,8 +205,9 @@ def six_hours(
             sea_surface_temperature=sea,
             sea_ice_cover=ice,
             land_sea_mask=land,
-            surface_geopotential=harmonics.synthesis(equations.orography),
-            solar_flux=solar_flux(GRID, now),
+            surface_geopotential=harmonics.to_nodal(equations.orography),
+            solar_flux=solar_flux(now, sin, longitude),
+            sin_latitude=sin,
         )
         columns = to_columns(harmonics, state, equations.reference_temperature)
         forcing = to_spectral(harmonics, physics(columns, surroundings))
@@ -224,20 +231,21 @@ def on_pressure_levels(
     Winds, temperature and tracers are linear in ln(p) between layers and constant
     beyond; geopotential is the cubic that has the hydrostatic slope at every layer.
     """
-    harmonics = equations.harmonics
-    cos = jnp.sqrt(1 - sin_latitude**2)[:, None]
-    u, v = synthesise(
-        tables, jnp.stack(harmonics.cos_wind(state.vorticity, state.divergence))
-    )
-    temperature = synthesise(tables, state.temperature)
+    to_nodal = functools.partial(synthesise, tables)
+    sin_latitude = sin_latitude[:, None]
+    cos = jnp.sqrt(1 - sin_latitude**2)
+    cos_wind = equations.harmonics.cos_wind(state.vorticity, state.divergence)
+    u, v = to_nodal(jnp.stack(cos_wind))
+    temperature = to_nodal(state.temperature)
     temperature += equations.reference_temperature[:, None, None]
-    tracers = {name: synthesise(tables, x) for name, x in state.tracers.items()}
+    tracers = {name: to_nodal(x) for name, x in state.tracers.items()}
     virtual = temperature * (1 + (units.VAPOUR_GAS_RATIO - 1) * tracers[HUMIDITY])
-    surface = synthesise(tables, equations.orography)
-    geopotential = surface + jnp.einsum(
-        "kj,j...->k...", equations.geopotential, virtual, precision="highest"
+    surface = to_nodal(equations.orography)
+    matrix = units.GAS_CONSTANT * SIGMA.geopotential_matrix
+    geopotential = surface + jnp.tensordot(
+        jnp.asarray(matrix, virtual.dtype), virtual, axes=1, precision="highest"
     )
-    lnps = synthesise(tables, state.log_surface_pressure)
+    lnps = to_nodal(state.log_surface_pressure)
     nodes = jnp.log(jnp.asarray(SIGMA.centers, jnp.float32))
     target = jnp.log(jnp.asarray(PRESSURE_LEVELS, jnp.float32) / 1000)
     target = target[:, None, None] - lnps
@@ -268,8 +276,8 @@ def on_pressure_levels(
         - t**2 * (1 - t) * slope_lower
         + jnp.where(raw > 1, slope_lower, slope_upper) * (raw - t)
     )
-    sea, ice = planet.sea(tables, sin_latitude, days)
-    land = planet.land_sea_mask(tables)
+    sea, ice = planet.sea(to_nodal, sin_latitude, days)
+    land = planet.land_sea_mask(to_nodal)
     return {
         "geopotential": hydrostatic / units.GEOPOTENTIAL,
         "temperature": linear(temperature),

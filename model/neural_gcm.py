@@ -1,6 +1,7 @@
 """The neural GCM: encoder, learned physics through a dynamical core, decoder.
 
-Written for one sample; `jax.vmap` adds batches. The networks are a Flax NNX module;
+Written for one sample, and for one device's part of it (`model.partitioning`);
+`jax.vmap` adds samples, `jax.shard_map` devices. The networks are a Flax NNX module;
 everything that is not trained is a pytree of tables, `NeuralGCM`, and both are passed
 to jitted functions. After Kochkov et al. (2024), arXiv:2311.07222.
 """
@@ -13,24 +14,28 @@ import jax.numpy as jnp
 import jax_datetime
 import numpy as np
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 
-from model import partitioning, units
+from model import units
 from model.dynamics import baroclinic_wave
 from model.dynamics.filters import exponential_filter
 from model.dynamics.forcing import Forced
 from model.dynamics.integrators import imex_step
 from model.dynamics.primitive_equations import HUMIDITY, PrimitiveEquations
 from model.dynamics.state import State
+from model.partitioning import COLUMN_SURFACE, LEVEL
 from model.physics.columns import (
     Columns,
     Physics,
     Surroundings,
     Tendencies,
+    columns_to_spectral,
     to_columns,
     to_spectral,
 )
 from model.physics.solar import solar_flux
 from model.physics.towers import Tower
+from model.precision import Precision
 from model.scales import (
     SURROUNDINGS_FEATURES,
     Scales,
@@ -39,13 +44,16 @@ from model.scales import (
     surroundings_features,
 )
 from model.spec import LEVEL_VARIABLES, TRACERS, ModelSpec
-from model.sphere.harmonics import SphericalHarmonics, resample
+from model.sphere.grids import GaussianGrid, fold
+from model.sphere.harmonics import SphericalHarmonics
 from model.vertical import interpolation
+from model.vertical.layers import on_layers
 from model.vertical.surface import on_levels
 
 Frame = dict[str, jax.Array]
-"""Fields by ERA5 name in SI units: `LEVEL_VARIABLES` [level, latitude, longitude] and
-`SURFACE_VARIABLES` [latitude, longitude]."""
+"""Fields by ERA5 name in SI units, whole columns: `LEVEL_VARIABLES` [level, 2,
+latitude, longitude] and `SURFACE_VARIABLES` [2, latitude, longitude]; latitudes in
+mirror pairs (`model.sphere.grids.fold`)."""
 
 # Corrections of the coders are measured in this part of a field's deviation, and
 # tendencies in this part of a day's change a day.
@@ -72,7 +80,9 @@ class Networks(nnx.Module):
     jax.tree_util.register_dataclass,
     data_fields=[
         "harmonics",
+        "data_harmonics",
         "equations",
+        "longitude",
         "surface_geopotential",
         "land_sea_mask",
         "scales",
@@ -84,16 +94,20 @@ class NeuralGCM:
     """The tables of a model: a pytree, passed to jitted functions.
 
     Attributes:
-      harmonics: transforms of `spec.grid`.
+      harmonics: transforms between the points of `spec.grid` and the core's waves.
+      data_harmonics: transforms of `spec.grid` with all waves that it holds.
       equations: the dynamical core on `spec.dycore_grid`.
-      surface_geopotential: as the core sees it, model units, [latitude, longitude].
-      land_sea_mask: [latitude, longitude].
+      longitude: of the columns, degrees, [longitude].
+      surface_geopotential: as the core sees it, model units, [2, latitude, longitude].
+      land_sea_mask: [2, latitude, longitude].
       scales: of the networks' inputs and outputs; None is a model without networks.
       spec: what kind of model it is.
     """
 
     harmonics: SphericalHarmonics
+    data_harmonics: SphericalHarmonics
     equations: PrimitiveEquations
+    longitude: jax.Array
     surface_geopotential: jax.Array
     land_sea_mask: jax.Array
     scales: Scales | None
@@ -107,23 +121,29 @@ class NeuralGCM:
         land_sea_mask: np.ndarray,
         scales: Scales | None = None,
         dtype: jnp.dtype = jnp.float32,
-        precision: str | None = None,
+        precision: Precision | None = None,
+        shards: int = 1,
     ) -> "NeuralGCM":
         """Builds the tables.
 
         Args:
           spec: specification.
-          geopotential_at_surface: m2 s-2, [latitude, longitude] on `spec.grid`; its
-            waves beyond the core's truncation are dropped.
-          land_sea_mask: [latitude, longitude].
+          geopotential_at_surface: m2 s-2, [latitude, longitude] on `spec.grid`, from
+            south to north; its waves beyond the core's truncation are dropped.
+          land_sea_mask: the same shape.
           scales: see `Scales`.
           dtype: of all arithmetic.
           precision: of the transforms.
+          shards: devices along `lat`.
         """
-        harmonics = SphericalHarmonics.create(spec.grid, dtype, precision)
+        waves = spec.dycore_grid.truncation
+        points = GaussianGrid(waves, spec.grid.longitudes, spec.grid.latitudes)
+        harmonics, data_harmonics = (
+            SphericalHarmonics.create(grid, dtype, precision, shards)
+            for grid in (points, spec.grid)
+        )
         surface = jnp.asarray(geopotential_at_surface, dtype)
-        surface = units.to_model("geopotential_at_surface", surface)
-        orography = resample(harmonics.analysis(surface), spec.grid, spec.dycore_grid)
+        orography = harmonics.analysis(units.to_model("geopotential", surface))
         equations = PrimitiveEquations.create(
             spec.dycore_grid,
             spec.sigma,
@@ -131,15 +151,30 @@ class NeuralGCM:
             orography,
             dtype,
             precision,
+            shards,
         )
-        seen = harmonics.synthesis(resample(orography, spec.dycore_grid, spec.grid))
         return cls(
             harmonics=harmonics,
+            data_harmonics=data_harmonics,
             equations=equations,
-            surface_geopotential=seen,
-            land_sea_mask=jnp.asarray(land_sea_mask, dtype),
+            longitude=jnp.asarray(spec.grid.longitude_degrees, dtype),
+            surface_geopotential=harmonics.to_nodal(orography),
+            land_sea_mask=jnp.asarray(fold(land_sea_mask), dtype),
             scales=scales,
             spec=spec,
+        )
+
+    def layout(self) -> "NeuralGCM":
+        """Where the tables lie on a mesh: `PartitionSpec`s in their places."""
+        return dataclasses.replace(
+            self,
+            harmonics=self.harmonics.layout(),
+            data_harmonics=self.data_harmonics.layout(),
+            equations=self.equations.layout(),
+            longitude=P(LEVEL),
+            surface_geopotential=COLUMN_SURFACE,
+            land_sea_mask=COLUMN_SURFACE,
+            scales=jax.tree.map(lambda _: P(), self.scales),
         )
 
     # ---- encoder
@@ -147,76 +182,71 @@ class NeuralGCM:
     def encode(
         self, frame: Frame, time: jax_datetime.Datetime, networks: Networks | None
     ) -> State:
-        """ERA5 fields -> model state on `spec.grid`, truncated to the core's waves.
+        """ERA5 fields -> model state with the core's waves.
 
         Without `networks` by interpolation alone.
         """
         frame = {name: units.to_model(name, x) for name, x in frame.items()}
-        state = self._interpolate_to_sigma(frame)
-        if networks is not None:
-            state = self._corrected(state, frame, time, networks)
-        return jax.tree.map(self._to_core_and_back, state)
-
-    def _interpolate_to_sigma(self, frame: Frame) -> State:
-        h, dtype = self.harmonics, self.harmonics.dtype
+        dtype = self.harmonics.dtype
         levels = jnp.asarray(self.spec.levels, dtype) / 1000
-        sigma = jnp.asarray(self.spec.sigma.centers, dtype)
         surface_pressure = interpolation.surface_pressure(
             frame["geopotential"], levels, self.surface_geopotential
         )
         names = ("u_component_of_wind", "v_component_of_wind", "temperature", *TRACERS)
-        fields = interpolation.pressure_to_sigma(
-            partitioning.columns(jnp.stack([frame[name] for name in names])),
-            levels,
-            sigma,
-            surface_pressure,
+        u, v, temperature, *tracers = jnp.unstack(
+            interpolation.pressure_to_sigma(
+                jnp.stack([frame[name] for name in names]),
+                levels,
+                jnp.asarray(self.spec.sigma.centers, dtype),
+                surface_pressure,
+            )
         )
-        u, v, temperature, *tracers = jnp.unstack(partitioning.nodal_levels(fields))
-        vorticity, divergence = h.vorticity_divergence(u, v)
-        reference = self.equations.reference_temperature[:, None, None]
-        modal = h.analysis(jnp.stack([temperature - reference, *tracers]))
-        temperature, *tracers = jnp.unstack(partitioning.modal_levels(modal))
-        return State(
-            vorticity=vorticity,
-            divergence=divergence,
-            temperature=temperature,
-            log_surface_pressure=h.analysis(jnp.log(surface_pressure)),
-            tracers=dict(zip(TRACERS, tracers, strict=True)),
+        scalars = {
+            "temperature": temperature - self._reference_temperature,
+            **dict(zip(TRACERS, tracers, strict=True)),
+        }
+        lnps = jnp.log(surface_pressure)
+        if networks is not None:
+            corrections = self._corrections(frame, time, networks)
+            lnps += corrections.pop("log_surface_pressure")
+            scalars = {name: x + corrections.pop(name) for name, x in scalars.items()}
+            scalars |= {f"{name} correction": x for name, x in corrections.items()}
+        spectral = columns_to_spectral(self.harmonics, u, v, scalars, lnps)
+        state = State(
+            vorticity=spectral["vorticity"],
+            divergence=spectral["divergence"],
+            temperature=spectral["temperature"],
+            log_surface_pressure=spectral["surface"],
+            tracers={name: spectral[name] for name in TRACERS},
         )
+        if networks is not None:
+            without_mean = self.harmonics.total_wavenumber > 0
+            for name in ("vorticity", "divergence"):
+                correction = spectral[f"{name} correction"] * without_mean
+                correction += getattr(state, name)
+                state = dataclasses.replace(state, **{name: correction})
+        return state
 
-    def _corrected(
-        self,
-        state: State,
-        frame: Frame,
-        time: jax_datetime.Datetime,
-        networks: Networks,
-    ) -> State:
-        h, std = self.harmonics, self.scales.column_std
+    def _corrections(
+        self, frame: Frame, time: jax_datetime.Datetime, networks: Networks
+    ) -> dict[str, jax.Array]:
+        """What the encoder adds to interpolated fields, by name, on columns."""
+        std = self.scales.column_std
         features = jnp.concatenate(
             [
                 data_features(frame, self.scales),
-                self._surroundings_features(self.surroundings(frame, time)),
+                surroundings_features(self.surroundings(frame, time)),
             ]
         )
-        output = networks.encoder(partitioning.nodal_surface(features))
+        output = networks.encoder(features)
         *levels, surface = jnp.split(output, self._splits(3 + len(TRACERS)))
         names = ("vorticity", "divergence", "temperature", *TRACERS)
-        corrections = [
-            x * CORRECTION * std[name][:, None, None]
+        corrections = {
+            name: x * CORRECTION * on_layers(std[name], x)
             for name, x in zip(names, levels, strict=True)
-        ]
-        modal = h.analysis(partitioning.nodal_levels(jnp.stack(corrections)))
-        modal = partitioning.modal_levels(modal)
-        vorticity, divergence, temperature, *tracers = jnp.unstack(modal)
+        }
         pressure = surface[0] * CORRECTION * std["log_surface_pressure"]
-        correction = State(
-            vorticity=_without_mean(vorticity),
-            divergence=_without_mean(divergence),
-            temperature=temperature,
-            log_surface_pressure=h.analysis(pressure),
-            tracers=dict(zip(TRACERS, tracers, strict=True)),
-        )
-        return jax.tree.map(jnp.add, state, correction)
+        return {**corrections, "log_surface_pressure": pressure}
 
     # ---- forecast
 
@@ -227,17 +257,18 @@ class NeuralGCM:
 
         Without `physics` the core runs alone.
         """
-        spec, core = self.spec, self.spec.dycore_grid
+        spec = self.spec
         minutes = spec.step_minutes / spec.substeps
         filters = [
-            exponential_filter(core, minutes, f.tau_minutes, f.order, f.cutoff)
+            exponential_filter(
+                spec.dycore_grid, minutes, f.tau_minutes, f.order, f.cutoff
+            )
             for f in spec.filters
         ]
         equations = self.equations
         if physics is not None:
-            columns = self.columns(state)
-            tendency = to_spectral(self.harmonics, physics(columns, surroundings))
-            equations = Forced(equations, self._to_core(tendency))
+            tendencies = physics(self.columns(state), surroundings)
+            equations = Forced(equations, to_spectral(self.harmonics, tendencies))
         step = imex_step(equations, minutes / 60 * units.HOUR)
 
         def substep(state: State, _: None) -> tuple[State, None]:
@@ -246,8 +277,7 @@ class NeuralGCM:
                 state = smooth(state)
             return state, None
 
-        state, _ = jax.lax.scan(substep, self._to_core(state), length=spec.substeps)
-        return self._from_core(state)
+        return jax.lax.scan(substep, state, length=spec.substeps)[0]
 
     def learned_physics(self, networks: Networks) -> Physics:
         """The networks as a physics."""
@@ -258,13 +288,13 @@ class NeuralGCM:
             features = jnp.concatenate(
                 [
                     column_features(columns, self.scales),
-                    self._surroundings_features(surroundings),
+                    surroundings_features(surroundings),
                 ]
             )
             output = networks.physics(features)
             fields = jnp.split(output, self._splits(len(names) - 1))
             tendencies = {
-                name: x * (TENDENCY / units.DAY) * change[name][:, None, None]
+                name: x * (TENDENCY / units.DAY) * on_layers(change[name], x)
                 for name, x in zip(names, fields, strict=True)
             }
             return Tendencies(
@@ -283,11 +313,12 @@ class NeuralGCM:
             sea_ice_cover=frame["sea_ice_cover"],
             land_sea_mask=self.land_sea_mask,
             surface_geopotential=self.surface_geopotential,
-            solar_flux=solar_flux(self.spec.grid, time).astype(self.harmonics.dtype),
+            solar_flux=solar_flux(time, self.harmonics.sin_latitude, self.longitude),
+            sin_latitude=self.harmonics.sin_latitude,
         )
 
     def columns(self, state: State) -> Columns:
-        """State -> columns on `spec.grid`."""
+        """State -> whole columns on `spec.grid`."""
         return to_columns(self.harmonics, state, self.equations.reference_temperature)
 
     def rollout(
@@ -327,13 +358,13 @@ class NeuralGCM:
             features = jnp.concatenate(
                 [
                     column_features(columns, self.scales),
-                    self._surroundings_features(surroundings),
+                    surroundings_features(surroundings),
                 ]
             )
             output = networks.decoder(features)
             corrections = jnp.split(output, len(LEVEL_VARIABLES))
             for name, x in zip(LEVEL_VARIABLES, corrections, strict=True):
-                std = self.scales.data_std[name][:, None, None]
+                std = on_layers(self.scales.data_std[name], x)
                 frame[name] = frame[name] + x * CORRECTION * std
         return {name: units.to_si(name, frame[name]) for name in LEVEL_VARIABLES}
 
@@ -352,17 +383,18 @@ class NeuralGCM:
             to_pressure(jnp.stack([columns.u, columns.v, *columns.tracers.values()]))
         )
         virtual = 1 + (units.VAPOUR_GAS_RATIO - 1) * columns.tracers[HUMIDITY]
-        geopotential = self.surface_geopotential + jnp.einsum(
-            "kj,j...->k...",
-            self.equations.geopotential,
+        matrix = units.GAS_CONSTANT * self.spec.sigma.geopotential_matrix
+        geopotential = self.surface_geopotential + jnp.tensordot(
+            jnp.asarray(matrix, dtype),
             columns.temperature * virtual,
+            axes=1,
             precision="highest",
         )
         if self.spec.geopotential_interpolation == "log_sigma":
             geopotential = interpolation.interpolate(
                 geopotential,
                 jnp.log(sigma),
-                jnp.log(levels)[:, None, None]
+                jnp.log(levels)[:, None, None, None]
                 - on_levels(columns.log_surface_pressure, len(levels)),
                 "linear",
             )
@@ -378,28 +410,12 @@ class NeuralGCM:
 
     # ---- helpers
 
-    def _surroundings_features(self, surroundings: Surroundings) -> jax.Array:
-        return surroundings_features(surroundings, self.harmonics.sin_latitude)
+    @property
+    def _reference_temperature(self) -> jax.Array:
+        """K, for whole columns [level, 1, 1, 1]."""
+        profile = baroclinic_wave.reference_temperature(self.spec.sigma)
+        return jnp.asarray(profile, self.harmonics.dtype)[:, None, None, None]
 
     def _splits(self, count: int) -> list[int]:
         """Where `count` fields of all layers end, one after another."""
         return [self.spec.sigma.layers * (i + 1) for i in range(count)]
-
-    def _to_core(self, state: State) -> State:
-        return jax.tree.map(
-            lambda x: resample(x, self.spec.grid, self.spec.dycore_grid), state
-        )
-
-    def _from_core(self, state: State) -> State:
-        return jax.tree.map(
-            lambda x: resample(x, self.spec.dycore_grid, self.spec.grid), state
-        )
-
-    def _to_core_and_back(self, x: jax.Array) -> jax.Array:
-        core = resample(x, self.spec.grid, self.spec.dycore_grid)
-        return resample(core, self.spec.dycore_grid, self.spec.grid)
-
-
-def _without_mean(modal: jax.Array) -> jax.Array:
-    """Sets the coefficient of the global mean to zero."""
-    return modal.at[..., 0, 0, 0].set(0)

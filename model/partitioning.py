@@ -1,40 +1,150 @@
-"""Where the model's arrays live on the mesh ('data', 'ensemble', 'level', 'lat').
+"""One atmosphere on many devices: who holds what, and how parts are exchanged.
 
-The model is written for one sample; batches are added by `jax.vmap` with
-`spmd_axis_name='data'`. Each function states a layout to jit's partitioner, and
-does nothing where no mesh is set (`jax.set_mesh`), so that the same program runs
-on one device.
+The model is written for the part of one device, as `jax.shard_map` runs it over the
+mesh ('data', 'ensemble', 'level', 'lat'). Along `level` and `lat` a device holds
+
+  spectral fields   [..., level, 2, m, l]               levels / level, m / lat
+  in transforms     [..., level, 2, latitude, longitude] levels / level, pairs / lat
+  whole columns     [..., level, 2, latitude, longitude] longitudes / level, pairs / lat
+
+with latitudes in mirror pairs (`model.sphere.grids.fold`). Every exchange is one of
+the functions below. Outside `shard_map`, and along an axis of one device, they do
+nothing, so that the same code is the serial model.
+
+Surface fields in spectral space or in transforms are held, equal, by every device
+along `level`.
 """
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+T = TypeVar("T")
 
-def _constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    if jax.sharding.get_abstract_mesh().empty:
-        return x
-    spec = (None,) * (x.ndim - len(axes)) + axes
-    return jax.lax.with_sharding_constraint(x, P(*spec))
+AXES = ("data", "ensemble", "level", "lat")
+SAMPLES = ("data", "ensemble")  # axes over which the samples of a batch are spread
+LEVEL, LAT = "level", "lat"
 
-
-def modal_levels(x: jax.Array) -> jax.Array:
-    """Spectral fields [..., level, 2, m, l]: split by level."""
-    return _constrain(x, "level", None, None, None)
-
-
-def nodal_levels(x: jax.Array) -> jax.Array:
-    """Grid-point fields [..., level, latitude, longitude]: level and latitude."""
-    return _constrain(x, "level", "lat", None)
+# Layouts of tables and fields over the whole mesh.
+REPLICATED = P()
+MODAL_SURFACE = P(None, LAT, None)  # [2, m, l]
+COLUMN_SURFACE = P(None, LAT, LEVEL)  # [2, latitude, longitude]
 
 
-def nodal_surface(x: jax.Array) -> jax.Array:
-    """Grid-point fields [..., latitude, longitude]: split by latitude."""
-    return _constrain(x, "lat", None)
+def size(axis: str) -> int:
+    """Number of devices along `axis` that share what is being computed."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.shape[axis] if axis in mesh.manual_axes else 1
 
 
-def columns(x: jax.Array) -> jax.Array:
-    """Whole columns [..., level, latitude, longitude].
+def index(axis: str) -> jax.Array | int:
+    """This device's place along `axis`."""
+    return jax.lax.axis_index(axis) if size(axis) > 1 else 0
 
-    Latitude bands over `lat`, longitudes over `level`: no level is split.
+
+def varying(tree: T) -> T:
+    """Arrays that are equal everywhere, as this device's own copies of them.
+
+    Gradients with respect to the copies are this device's part of the whole gradient.
     """
-    return _constrain(x, None, "lat", "level")
+    axes = tuple(jax.sharding.get_abstract_mesh().manual_axes)
+
+    def copy(x: jax.Array) -> jax.Array:
+        missing = tuple(a for a in axes if a not in jax.typeof(x).mat.varying)
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(copy, tree)
+
+
+# ---- exchanges
+
+
+def all_gather(x: jax.Array, axis: str, dimension: int) -> jax.Array:
+    """Everybody's parts, one after another along `dimension`."""
+    if size(axis) == 1:
+        return x
+    return jax.lax.all_gather(x, axis, axis=dimension % x.ndim, tiled=True)
+
+
+def reduce_scatter(x: jax.Array, axis: str, dimension: int) -> jax.Array:
+    """This device's part, along `dimension`, of the sum of everybody's arrays."""
+    if size(axis) == 1:
+        return x
+    return jax.lax.psum_scatter(
+        x, axis, scatter_dimension=dimension % x.ndim, tiled=True
+    )
+
+
+def all_to_all(x: jax.Array, axis: str, split: int, join: int) -> jax.Array:
+    """Splits dimension `split` over the devices, and joins their `join`."""
+    if size(axis) == 1:
+        return x
+    return jax.lax.all_to_all(x, axis, split % x.ndim, join % x.ndim, tiled=True)
+
+
+def from_neighbour(x: jax.Array, axis: str, step: int) -> jax.Array:
+    """The array of the device `step` places further along `axis`; beyond it zeros."""
+    n = size(axis)
+    if n == 1:
+        return jnp.zeros_like(x)
+    pairs = [(i + step, i) for i in range(n) if 0 <= i + step < n]
+    return jax.lax.ppermute(x, axis, pairs)
+
+
+def in_one(exchange: Callable[[jax.Array], jax.Array], tree: T) -> T:
+    """Exchanges all spectral arrays of a tree, [level, 2, m, l] or [2, m, l], at once.
+
+    `exchange` may change the length of m only.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    if not leaves:
+        return tree
+    planes = [x.reshape(-1, *x.shape[-3:]) for x in leaves]
+    joined = split_planes(exchange(jnp.concatenate(planes)), planes)
+    return structure.unflatten(
+        y.reshape(*x.shape[:-3], *y.shape[1:])
+        for x, y in zip(leaves, joined, strict=True)
+    )
+
+
+def split_planes(joined: jax.Array, like: list[jax.Array]) -> list[jax.Array]:
+    """Takes apart what was concatenated from arrays as long as those of `like`."""
+    return jnp.split(joined, _ends([x.shape[0] for x in like]))
+
+
+def _ends(lengths: list[int]) -> list[int]:
+    ends, total = [], 0
+    for length in lengths[:-1]:
+        total += length
+        ends.append(total)
+    return ends
+
+
+# ---- from levels to whole columns, and back
+
+
+def columns_from_levels(x: jax.Array) -> jax.Array:
+    """[..., own level, 2, lat, longitude] -> [..., level, 2, lat, own longitude]."""
+    return all_to_all(x, LEVEL, split=-1, join=-4)
+
+
+def levels_from_columns(x: jax.Array) -> jax.Array:
+    """[..., level, 2, lat, own longitude] -> [..., own level, 2, lat, longitude]."""
+    return all_to_all(x, LEVEL, split=-4, join=-1)
+
+
+def own_longitudes(x: jax.Array) -> jax.Array:
+    """A surface field's part among whole columns; [..., longitude]."""
+    n = size(LEVEL)
+    if n == 1:
+        return x
+    width = x.shape[-1] // n
+    return jax.lax.dynamic_slice_in_dim(x, index(LEVEL) * width, width, axis=-1)
+
+
+def all_longitudes(x: jax.Array) -> jax.Array:
+    """The inverse of `own_longitudes`."""
+    return all_gather(x, LEVEL, dimension=-1)

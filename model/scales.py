@@ -36,20 +36,20 @@ class Scales:
 
 
 def column_fields(columns: Columns) -> dict[str, jax.Array]:
-    """The fields of columns by name, [layer, latitude, longitude] or without layer."""
+    """The fields of columns by name, [layer, ...] or without layer."""
     fields = {f.name: getattr(columns, f.name) for f in dataclasses.fields(columns)}
     tracers = fields.pop("tracers")
     return fields | tracers
 
 
 def _standardise(x: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
-    """[layer, lat, lon] or [lat, lon], standardised; [feature, lat, lon]."""
-    standardised = (x - mean[..., None, None]) / std[..., None, None]
-    return standardised.reshape((-1, *x.shape[-2:]))
+    """[layer, 2, lat, lon] or [2, lat, lon], standardised; [feature, 2, lat, lon]."""
+    standardised = (x - mean[..., None, None, None]) / std[..., None, None, None]
+    return standardised.reshape(-1, *x.shape[-3:])
 
 
 def column_features(columns: Columns, scales: Scales) -> jax.Array:
-    """[feature, latitude, longitude]: every field of the model state."""
+    """[feature, 2, latitude, longitude]: every field of the model state."""
     fields = column_fields(columns)
     return jnp.concatenate(
         [
@@ -60,7 +60,7 @@ def column_features(columns: Columns, scales: Scales) -> jax.Array:
 
 
 def data_features(frame: dict[str, jax.Array], scales: Scales) -> jax.Array:
-    """[feature, latitude, longitude]: every field on pressure levels."""
+    """[feature, 2, latitude, longitude]: every field on pressure levels."""
     return jnp.concatenate(
         [
             _standardise(frame[name], scales.data_mean[name], scales.data_std[name])
@@ -69,14 +69,13 @@ def data_features(frame: dict[str, jax.Array], scales: Scales) -> jax.Array:
     )
 
 
-def surroundings_features(
-    surroundings: Surroundings, sin_latitude: jax.Array
-) -> jax.Array:
-    """[7, latitude, longitude]: what bounds a column, and its latitude.
+def surroundings_features(surroundings: Surroundings) -> jax.Array:
+    """[7, 2, latitude, longitude]: what bounds a column, and its latitude.
 
     Means and deviations are round numbers near those of the Earth.
     """
-    sin = jnp.broadcast_to(sin_latitude[:, None], surroundings.land_sea_mask.shape)
+    shape = surroundings.land_sea_mask.shape
+    sin = jnp.broadcast_to(surroundings.sin_latitude, shape)
     return jnp.stack(
         [
             (surroundings.sea_surface_temperature - 285.0) / 12.0,

@@ -35,7 +35,7 @@ class ModelSpec:
 
     Attributes:
       grid: of data, encoder, decoder and learned physics.
-      dycore_grid: of the dynamical core; states are padded and cut to it.
+      dycore_grid: of the dynamical core; states have its waves, on both grids.
       sigma: layers of the model.
       levels: pressure levels of the data, hPa, ascending.
       step_minutes: between two evaluations of the physics.
@@ -46,7 +46,8 @@ class ModelSpec:
       width, blocks, layers: of the networks (`physics.towers`).
 
     Raises:
-      ValueError: if the time steps do not divide an hour or each other.
+      ValueError: if the time steps do not divide an hour or each other, or the core
+        has more waves than the data.
     """
 
     grid: GaussianGrid
@@ -65,6 +66,11 @@ class ModelSpec:
         if self.step_minutes < 1 or 360 % self.step_minutes:
             raise ValueError(
                 f"step_minutes={self.step_minutes} does not divide 6 hours (360 min)"
+            )
+        if self.dycore_grid.truncation > self.grid.truncation:
+            raise ValueError(
+                f"dycore_grid={self.dycore_grid} has more waves than the data's grid "
+                f"{self.grid} holds: use one of {self.grid.truncation} or fewer"
             )
         if self.substeps < 1:
             raise ValueError(f"substeps={self.substeps} must be at least 1")

@@ -4,6 +4,7 @@ import optax
 from ml_collections import ConfigDict
 
 from model.neural_gcm import NeuralGCM
+from model.partitioning import AXES
 from model.spec import Filter, ModelSpec
 from model.sphere.grids import parse_grid
 from model.vertical.sigma import SigmaLevels
@@ -34,17 +35,21 @@ def build_spec(config: ConfigDict, store: Store) -> ModelSpec:
         raise UserError(f"config.model: {error}") from error
 
 
-def build_model(spec: ModelSpec, store: Store) -> NeuralGCM:
-    """The model's tables with the ground of `store`, still without scales."""
+def build_model(spec: ModelSpec, store: Store, shards: int = 1) -> NeuralGCM:
+    """The model's tables with the ground of `store`, still without scales.
+
+    Their shapes fit `shards` devices along `lat`, and one on its own.
+    """
     return NeuralGCM.create(
         spec,
         store.read("geopotential_at_surface", None),
         store.read("land_sea_mask", None),
+        shards=shards,
     )
 
 
 def build_mesh_shape(config: ConfigDict) -> MeshShape:
-    return MeshShape(**config.mesh)
+    return MeshShape(**{axis: config.mesh[axis] for axis in AXES})
 
 
 def build_loss_weights(config: ConfigDict) -> LossWeights:

@@ -65,17 +65,18 @@ def calibrate(model: NeuralGCM, store: Store, first: int, last: int) -> Scales:
         for name in both[0]:
             fields.setdefault(name, []).append(np.stack([b[name] for b in both]))
 
-    weights = np.asarray(model.harmonics.weights)[:, None] / (4 * np.pi)
+    weights = np.asarray(model.harmonics.weights) / (4 * np.pi)
 
     def area_mean(x: np.ndarray) -> np.ndarray:
-        return np.mean(np.sum(x * weights, axis=(-2, -1), dtype=np.float64), axis=0)
+        mean = np.sum(x * weights, axis=(-3, -2, -1), dtype=np.float64)
+        return np.mean(mean, axis=0)
 
     mean, std, change = {}, {}, {}
     for name, values in fields.items():
-        x = np.stack(values)  # [pair, 2, (layer,) latitude, longitude]
+        x = np.stack(values)  # [pair, 2, (layer,) 2, latitude, longitude]
         both = x.reshape(-1, *x.shape[2:])
         m = area_mean(both)
-        deviation = both - m[..., None, None]
+        deviation = both - m[..., None, None, None]
         mean[name] = jnp.asarray(m, jnp.float32)
         std[name] = _floored(np.sqrt(area_mean(deviation**2)))
         change[name] = _floored(np.sqrt(area_mean((x[:, 1] - x[:, 0]) ** 2)))

@@ -11,13 +11,13 @@ from typing import Any
 import jax
 import optax
 import orbax.checkpoint as ocp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from model.scales import Scales
 from model.spec import ModelSpec
 from pipeline.errors import UserError
 from train.calibration import abstract_scales
-from train.mesh import replicated
+from train.mesh import Rules, replicated, state_shardings
 from train.step import TrainState, initial_state
 
 
@@ -73,13 +73,14 @@ class Checkpoints:
         spec: ModelSpec,
         optimizer: optax.GradientTransformation,
         mesh: Mesh,
+        rules: Rules = (),
     ) -> tuple[TrainState, Scales, dict[str, Any]]:
-        """Restores a step onto `mesh`, replicated, whatever mesh it was saved from.
+        """Restores a step onto `mesh`, whatever mesh it was saved from.
 
         Args:
           step: which.
           spec, optimizer: of the run; they tell the shapes.
-          mesh: where the arrays go.
+          mesh, rules: where the arrays go.
 
         Returns:
           State, scales and the loader's position.
@@ -88,18 +89,23 @@ class Checkpoints:
           UserError: if the checkpoint is of another model, or damaged.
         """
 
-        def abstract(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh))
+        def abstract(
+            x: jax.ShapeDtypeStruct, sharding: NamedSharding
+        ) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
         state = jax.eval_shape(lambda: initial_state(spec, optimizer, seed=0))
-        scales = abstract_scales(spec)
+        state = jax.tree.map(abstract, state, state_shardings(mesh, state, rules))
+        scales = jax.tree.map(
+            lambda x: abstract(x, replicated(mesh)), abstract_scales(spec)
+        )
 
         try:
             restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(jax.tree.map(abstract, state)),
-                    scales=ocp.args.StandardRestore(jax.tree.map(abstract, scales)),
+                    state=ocp.args.StandardRestore(state),
+                    scales=ocp.args.StandardRestore(scales),
                     data=ocp.args.JsonRestore(),
                 ),
             )

@@ -11,16 +11,18 @@ from typing import Any
 import grain
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from model.spec import LEVEL_VARIABLES, STATIC_VARIABLES, SURFACE_VARIABLES
+from model.sphere.grids import fold
 from pipeline.errors import UserError
 from pipeline.store import Store
-from train.mesh import batch_sharding
+from train.mesh import batch_layout
 
 Batch = dict[str, Any]
-"""`frames`: by ERA5 name [sample, frame, (level,) latitude, longitude]; `days` and
-`seconds` since 1970-01-01 of each sample's first frame, [sample]."""
+"""`frames`: by ERA5 name [sample, frame, (level,) 2, latitude, longitude], latitudes in
+mirror pairs (`model.sphere.grids.fold`); `days` and `seconds` since 1970-01-01 of each
+sample's first frame, [sample]."""
 
 
 def check_store(store: Store) -> None:
@@ -96,18 +98,29 @@ class Windows:
         span = self.last - self.first + 1
         return max(0, span - (self.frames - 1) * self.stride)
 
-    def read(self, windows: np.ndarray, rows: slice = slice(None)) -> Batch:
-        """Reads the windows of these numbers, latitudes `rows`, in one burst."""
+    def read(self, windows: np.ndarray, pairs: slice = slice(None)) -> Batch:
+        """Reads the windows of these numbers, and of their latitudes these pairs.
+
+        Pairs are counted from the poles.
+        """
         starts = self.first + np.asarray(windows)
         times = starts[:, None] + self.stride * np.arange(self.frames)
-        requests = {
-            name: (times.ravel(), rows)
-            for name in (*LEVEL_VARIABLES, *SURFACE_VARIABLES)
-        }
+        names = (*LEVEL_VARIABLES, *SURFACE_VARIABLES)
+        rows = self.store.grid.latitudes
+        first, last, _ = pairs.indices(rows // 2)
+        if last == rows // 2:  # the bands of both hemispheres meet at the equator
+            bands = [slice(first, rows - first)]
+        else:
+            bands = [slice(first, last), slice(rows - last, rows - first)]
+        parts = [
+            self.store.read_many(dict.fromkeys(names, (times.ravel(), band)))
+            for band in bands
+        ]
         frames = {
-            name: x.reshape(*times.shape, *x.shape[1:])
-            for name, x in self.store.read_many(requests).items()
+            name: fold(np.concatenate([part[name] for part in parts], axis=-2))
+            for name in names
         }
+        frames = {k: x.reshape(*times.shape, *x.shape[1:]) for k, x in frames.items()}
         seconds = self.store.times[starts].astype("datetime64[s]").astype(np.int64)
         return {
             "frames": frames,
@@ -122,12 +135,17 @@ class BatchReader:
     def __init__(self, windows: Windows, mesh: Mesh, batch: int) -> None:
         self._windows, self._mesh, self._batch = windows, mesh, batch
         self._grid = windows.store.grid
-        self._samples, self._rows, self._longitudes = self._local_part()
+        self._samples, _, self._pairs, self._longitudes = self._local_part()
+
+    @property
+    def _folded_shape(self) -> tuple[int, int, int]:
+        latitudes, longitudes = self._grid.shape
+        return 2, latitudes // 2, longitudes
 
     def _local_part(self) -> tuple[slice, slice, slice]:
-        """Samples, latitudes and longitudes that this process's devices hold."""
-        shape = (self._batch, *self._grid.shape)
-        sharding = batch_sharding(self._mesh, shape)
+        """Samples, hemispheres, pairs and longitudes of this process's devices."""
+        shape = (self._batch, *self._folded_shape)
+        sharding = NamedSharding(self._mesh, batch_layout(len(shape)))
         parts = sharding.addressable_devices_indices_map(shape).values()
         return tuple(
             slice(
@@ -139,7 +157,7 @@ class BatchReader:
 
     def read(self, numbers: np.ndarray) -> Batch:
         """This process's part of the batch of these windows, on the host."""
-        return self._windows.read(numbers[self._samples], self._rows)
+        return self._windows.read(numbers[self._samples], self._pairs)
 
     def to_devices(self, local: Batch) -> Batch:
         """Global sharded arrays, from every process's part."""
@@ -147,10 +165,10 @@ class BatchReader:
 
     def _global_array(self, local: np.ndarray) -> jax.Array:
         shape = (self._batch, *local.shape[1:])
-        if local.ndim >= 3:
+        if local.ndim >= 4:
             local = local[..., self._longitudes]
-            shape = (*shape[:-2], *self._grid.shape)
-        sharding = batch_sharding(self._mesh, shape)
+            shape = (*shape[:-3], *self._folded_shape)
+        sharding = NamedSharding(self._mesh, batch_layout(len(shape)))
         return jax.make_array_from_process_local_data(sharding, local, shape)
 
 

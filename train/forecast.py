@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from model.neural_gcm import NeuralGCM
 from model.physics.idealised import idealised_physics
 from model.spec import LEVEL_VARIABLES, SURFACE_VARIABLES
+from model.sphere.grids import fold, unfold
 from pipeline.errors import UserError
 from pipeline.fields import create_fields
 from pipeline.progress import progress
@@ -116,9 +117,7 @@ def _decode(model, params, state, frame, time, physics):
 def _advance(model, params, state, frame, time, physics):
     kinds = {
         "learned": lambda: model.learned_physics(merge_networks(model.spec, params)),
-        "oracle": lambda: idealised_physics(
-            model.spec.sigma, model.spec.grid.sin_latitude
-        ),
+        "oracle": lambda: idealised_physics(model.spec.sigma),
         "none": lambda: None,
     }
     return model.rollout(state, frame, time, HOURS, kinds[physics]())
@@ -194,7 +193,7 @@ def forecast(
                 for name in (*LEVEL_VARIABLES, *SURFACE_VARIABLES)
             }
         )
-        frame = {name: jnp.asarray(x[0]) for name, x in fields.items()}
+        frame = {name: jnp.asarray(fold(x[0])) for name, x in fields.items()}
         begun = jax_datetime.to_datetime(store.times[start])
         state = _encode(model, params, frame, begun, physics)
         for j, lead in enumerate(leads):
@@ -206,7 +205,7 @@ def forecast(
                     f"{lead} h: use a smaller model.step_minutes, or train longer"
                 )
             for name, x in decoded.items():
-                group[name][i, j] = np.asarray(x)
+                group[name][i, j] = unfold(np.asarray(x))
             if lead < lead_hours:
                 state = _advance(model, params, state, frame, now, physics)
     unfinished.rename(path)

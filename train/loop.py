@@ -29,7 +29,7 @@ from train.calibration import calibrate, with_scales
 from train.checkpoint import Checkpoints
 from train.config import leaves, to_json
 from train.data import Batch, BatchReader, Loader, Windows, check_store, parse_window
-from train.mesh import make_mesh, replicated
+from train.mesh import make_mesh, state_shardings, tree_shardings
 from train.metrics import MetricWriter
 from train.step import Metrics, Params, initial_state, make_eval_step, make_train_step
 
@@ -66,26 +66,27 @@ def train(config: ConfigDict, workdir: str) -> None:
     )
     folder = prepare_workdir(workdir, config, store.fingerprint)
 
-    model = build.build_model(spec, store)
+    model = build.build_model(spec, store, shape.lat)
     optimizer = build.build_optimizer(config)
     weights = build.build_loss_weights(config)
     schedule = build.build_schedule(config)
     loader = Loader(windows, mesh, config.train.batch, config.seed)
 
-    with (
-        jax.set_mesh(mesh),
-        Checkpoints(folder, config.train.keep_checkpoints) as saved,
-    ):
+    fresh = functools.partial(initial_state, spec, optimizer, config.seed)
+    rules = config.mesh.parameters
+    shardings = state_shardings(mesh, jax.eval_shape(fresh), rules)
+
+    with Checkpoints(folder, config.train.keep_checkpoints) as saved:
         # ---- state: restored, or fresh
         start = saved.latest_step or 0
         if start:
-            state, scales, position = saved.restore(start, spec, optimizer, mesh)
+            state, scales, position = saved.restore(start, spec, optimizer, mesh, rules)
             loader.state = position["delivered"]
         else:
-            fresh = functools.partial(initial_state, spec, optimizer, config.seed)
-            state = jax.jit(fresh, out_shardings=replicated(mesh))()
+            state = jax.jit(fresh, out_shardings=shardings)()
             scales = calibrate(model, store, *span)
-        model = jax.device_put(with_scales(model, scales), replicated(mesh))
+        model = with_scales(model, scales)
+        model = jax.device_put(model, tree_shardings(mesh, model.layout()))
         overview = parameter_overview.get_parameter_overview(state.params)
         (folder / "parameters.txt").write_text(overview + "\n")
         say(
@@ -102,9 +103,9 @@ def train(config: ConfigDict, workdir: str) -> None:
 
         # ---- loop
         train_step = make_train_step(
-            optimizer, weights, hours, config.optimizer.ema_decay, mesh
+            optimizer, weights, hours, config.optimizer.ema_decay, mesh, shardings
         )
-        eval_step = make_eval_step(weights, hours)
+        eval_step = make_eval_step(weights, hours, mesh)
         latest = {"loss": math.nan}
         with MetricWriter(folder, start) as writer:
 

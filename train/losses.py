@@ -15,7 +15,9 @@ import numpy as np
 from model import partitioning, units
 from model.dynamics.state import State
 from model.neural_gcm import Networks, NeuralGCM
+from model.physics.columns import planes_to_spectral
 from model.spec import LEVEL_VARIABLES, TRACERS
+from model.vertical.layers import on_layers
 
 HUMIDITY = TRACERS[0]
 
@@ -53,7 +55,8 @@ def data_error(
 ) -> jax.Array:
     """Weighted mean square error on pressure levels, summed over variables.
 
-    `prediction` and `target` hold `LEVEL_VARIABLES`, [level, lat, lon], SI units.
+    `prediction` and `target` hold `LEVEL_VARIABLES`, [level, 2, lat, lon], SI units.
+    This device's part, as of all losses here: the sum over the mesh is the whole.
     """
     counted = np.asarray(model.spec.levels) >= weights.least_level
     amplitudes = dict(weights.amplitudes)
@@ -64,9 +67,8 @@ def data_error(
             scale = jnp.broadcast_to(_pooled(scale, counted), scale.shape)
         error = units.to_model(name, prediction[name] - target[name])
         weight = amplitudes.get(name, 1.0) * counted / scale
-        errors.append(error * weight[:, None, None])
-    errors = partitioning.nodal_surface(jnp.stack(errors))
-    modal = model.harmonics.analysis(errors)
+        errors.append(error * on_layers(weight, error))
+    modal = planes_to_spectral(model.data_harmonics, jnp.concatenate(errors))
     return jnp.sum(modal**2) / (4 * np.pi * float(counted.sum()))
 
 
@@ -83,11 +85,12 @@ def model_error(
         error = (x - y) * amplitudes.get(name, 1.0) / scale
         return jnp.sum(error**2) / (4 * np.pi * count)
 
+    # Every device along `level` has the same ln(ps), and counts a part of its error.
     total = weights.log_surface_pressure**2 * square(
         prediction.log_surface_pressure,
         target.log_surface_pressure,
         "log_surface_pressure",
-        1,
+        partitioning.size(partitioning.LEVEL),
     )
     for name in ("vorticity", "divergence", "temperature"):
         total += square(getattr(prediction, name), getattr(target, name), name, layers)
@@ -109,7 +112,7 @@ def rollout_loss(
     Args:
       model, networks: the model.
       weights: how errors count.
-      frames: by ERA5 name [frame, (level,) latitude, longitude], SI units, `hours`
+      frames: by ERA5 name [frame, (level,) 2, latitude, longitude], SI units, `hours`
         apart. Sea and ice of the first one are kept: the future is not known.
       time: of the first frame.
       hours: between frames.

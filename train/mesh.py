@@ -1,22 +1,32 @@
 """The device mesh and what lies where on it.
 
-Axes: `data` (samples), `ensemble` (members of a sample), `level` and `lat` (one
-sample's atmosphere; `model.partitioning`). Parameters, optimizer state and tables are
-replicated; the fields of a batch are split by sample, latitude bands over `lat` and
-longitudes over `level`, whole columns everywhere.
+Axes: `data` and `ensemble` (samples of a batch, for this model has one member),
+`level` and `lat` (one sample's atmosphere; `model.partitioning`). The fields of a batch
+are split by sample, latitude pairs over `lat` and longitudes over `level`, whole
+columns everywhere. Parameters, their average and the optimizer's state are replicated,
+or split by a table of rules.
 """
 
 import dataclasses
+import re
+from collections.abc import Sequence
+from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from model.partitioning import AXES, COLUMN_SURFACE, SAMPLES
 from model.spec import ModelSpec
 from pipeline.errors import UserError
 
-AXES = ("data", "ensemble", "level", "lat")
+T = TypeVar("T")
+
+Rules = Sequence[tuple[str, Sequence[str | None]]]
+"""Where parameters lie: (regular expression, mesh axis or None of each dimension). The
+first expression that is found in an array's path, such as `physics/encode/kernel`,
+decides; an array that none matches is replicated."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,24 +44,36 @@ class MeshShape:
         for axis, size in sizes.items():
             if size < 1:
                 raise UserError(f"mesh.{axis}={size} must be at least 1")
-        if self.ensemble != 1:
+        if batch % (self.data * self.ensemble):
+            fitting = [
+                f"{n // self.ensemble}"
+                for n in range(self.ensemble, batch + 1, self.ensemble)
+                if batch % n == 0
+            ]
             raise UserError(
-                f"mesh.ensemble={self.ensemble}: this model is deterministic and has "
-                "one member; set mesh.ensemble=1 and give the devices to mesh.data"
+                f"mesh.data={self.data} times mesh.ensemble={self.ensemble} does not "
+                f"divide the batch size train.batch ({batch}): use one of mesh.data="
+                f"{', '.join(fitting) or 'none'} with this mesh.ensemble, or another "
+                "batch"
             )
         rules = [
-            ("data", batch, "the batch size train.batch"),
             ("level", spec.sigma.layers, "model.layers"),
             ("level", spec.grid.longitudes, "the longitudes of the data"),
-            ("lat", spec.grid.latitudes, "the latitudes of the data"),
-            ("lat", spec.dycore_grid.latitudes, "the latitudes of model.dycore_grid"),
+            ("lat", spec.grid.latitudes // 2, "the latitude pairs of the data"),
+            (
+                "lat",
+                spec.dycore_grid.latitudes // 2,
+                "the latitude pairs of model.dycore_grid",
+            ),
         ]
-        for axis, number, what in rules:
-            if number % sizes[axis]:
-                raise UserError(
-                    f"mesh.{axis}={sizes[axis]} does not divide {what} ({number}): "
-                    f"use one of {_divisors(number)}"
-                )
+        for axis in ("level", "lat"):
+            numbers = [number for a, number, _ in rules if a == axis]
+            for a, number, what in rules:
+                if a == axis and number % sizes[axis]:
+                    raise UserError(
+                        f"mesh.{axis}={sizes[axis]} does not divide {what} ({number}): "
+                        f"use one of {_divisors(int(np.gcd.reduce(numbers)))}"
+                    )
 
 
 def _divisors(number: int) -> str:
@@ -80,9 +102,53 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def batch_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
-    """Sharding of one array of a batch: [sample, ...] or [sample, ..., lat, lon]."""
-    if len(shape) < 3:
-        return NamedSharding(mesh, P("data"))
-    inner = (None,) * (len(shape) - 3)
-    return NamedSharding(mesh, P("data", *inner, "lat", "level"))
+def batch_layout(ndim: int) -> P:
+    """Where an array of a batch lies.
+
+    It is [sample, ...] or, with `ndim` above 3, [sample, ..., 2, latitude, longitude].
+    """
+    if ndim < 4:
+        return P(SAMPLES)
+    return P(SAMPLES, *(None,) * (ndim - 4), *COLUMN_SURFACE)
+
+
+def tree_shardings(mesh: Mesh, layout: T) -> T:
+    """Shardings in the places of a tree of `PartitionSpec`s."""
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), layout)
+
+
+def state_shardings(mesh: Mesh, state: T, rules: Rules) -> T:
+    """Shardings of parameters, or of all that training changes, by `rules`.
+
+    Args:
+      mesh: the mesh.
+      state: arrays or their shapes, as a tree.
+      rules: see `Rules`.
+
+    Raises:
+      UserError: if a rule names an unknown axis, or does not fit an array.
+    """
+
+    def sharding(path: tuple, x: jax.ShapeDtypeStruct) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        for pattern, axes in rules:
+            if not re.search(pattern, name):
+                continue
+            unknown = [a for a in axes if a not in (None, *AXES)]
+            if unknown or len(axes) > x.ndim:
+                raise UserError(
+                    f"the rule {(pattern, tuple(axes))} of config.mesh.parameters does "
+                    f"not fit {name} {x.shape}: one of {', '.join(AXES)} or None for "
+                    "each dimension"
+                )
+            for axis, length in zip(axes, x.shape, strict=False):
+                if axis and length % mesh.shape[axis]:
+                    raise UserError(
+                        f"the rule {(pattern, tuple(axes))} of config.mesh.parameters "
+                        f"splits {name} {x.shape} over {mesh.shape[axis]} devices of "
+                        f"mesh.{axis}, which do not divide {length}"
+                    )
+            return NamedSharding(mesh, P(*axes))
+        return replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(sharding, state)

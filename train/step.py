@@ -10,12 +10,14 @@ import jax_datetime
 import optax
 from flax import nnx
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from model.neural_gcm import Networks, NeuralGCM
+from model.partitioning import AXES, varying
 from model.spec import ModelSpec
 from train.data import Batch
 from train.losses import LossWeights, rollout_loss
-from train.mesh import replicated
+from train.mesh import batch_layout, replicated
 
 Params = dict
 Metrics = dict[str, jax.Array]
@@ -73,21 +75,81 @@ def initial_state(
     )
 
 
-def batch_loss(
-    model: NeuralGCM, params: Params, weights: LossWeights, batch: Batch, hours: int
+def part_of_loss(
+    model: NeuralGCM,
+    params: Params,
+    weights: LossWeights,
+    batch: Batch,
+    hours: int,
+    samples: int,
 ) -> tuple[jax.Array, Metrics]:
-    """Mean loss over the samples of a batch, and the means of its parts."""
+    """One device's part of the mean loss over `samples`, and of its metrics.
+
+    Arguments are the device's parts too; the sum over the mesh is the whole.
+    """
     networks = merge_networks(model.spec, params)
 
     def sample(frames, days, seconds):
         time = jax_datetime.Datetime(jax_datetime.Timedelta(days=days, seconds=seconds))
         return rollout_loss(model, networks, weights, frames, time, hours)
 
-    axis = None if jax.sharding.get_abstract_mesh().empty else "data"
-    loss, parts = jax.vmap(sample, spmd_axis_name=axis)(
-        batch["frames"], batch["days"], batch["seconds"]
+    losses = jax.vmap(sample)(batch["frames"], batch["days"], batch["seconds"])
+    return jax.tree.map(lambda x: jnp.sum(x) / samples, losses)
+
+
+def loss_and_gradient(
+    model: NeuralGCM,
+    params: Params,
+    weights: LossWeights,
+    batch: Batch,
+    hours: int,
+    mesh: Mesh,
+) -> tuple[tuple[jax.Array, Metrics], Params]:
+    """Mean loss over a batch with its metrics, and the gradient by `params`.
+
+    Every device differentiates its own part of the loss; one sum over the whole mesh
+    makes losses and gradients complete.
+    """
+    samples = len(batch["days"])
+
+    def part(model, params, batch):
+        model, params, batch = varying((model, params, batch))
+
+        def loss(params):
+            return part_of_loss(model, params, weights, batch, hours, samples)
+
+        return jax.lax.psum(jax.value_and_grad(loss, has_aux=True)(params), AXES)
+
+    return _on_mesh(part, mesh, model, batch)(model, params, batch)
+
+
+def mean_loss(
+    model: NeuralGCM,
+    params: Params,
+    weights: LossWeights,
+    batch: Batch,
+    hours: int,
+    mesh: Mesh,
+) -> tuple[jax.Array, Metrics]:
+    """Mean loss over a batch, and its metrics."""
+    samples = len(batch["days"])
+
+    def part(model, params, batch):
+        model, params, batch = varying((model, params, batch))
+        losses = part_of_loss(model, params, weights, batch, hours, samples)
+        return jax.lax.psum(losses, AXES)
+
+    return _on_mesh(part, mesh, model, batch)(model, params, batch)
+
+
+def _on_mesh(part: Callable, mesh: Mesh, model: NeuralGCM, batch: Batch) -> Callable:
+    """`part(model, params, batch)` on every device, with parameters whole."""
+    layouts = (
+        model.layout(),
+        P(),
+        jax.tree.map(lambda x: batch_layout(x.ndim), batch),
     )
-    return jnp.mean(loss), jax.tree.map(jnp.mean, parts)
+    return jax.shard_map(part, mesh=mesh, in_specs=layouts, out_specs=P())
 
 
 def make_train_step(
@@ -96,17 +158,18 @@ def make_train_step(
     hours: int,
     ema_decay: float,
     mesh: Mesh,
+    shardings: TrainState,
 ) -> Callable[[NeuralGCM, TrainState, Batch], tuple[TrainState, Metrics]]:
     """The jitted step (model, state, batch) -> (state, metrics); `state` is donated.
 
-    Call it, and lower it, within `jax.set_mesh(mesh)`.
+    `shardings` says where the state lies, before and after.
     """
 
     def train_step(model, state, batch):
-        def loss(params):
-            return batch_loss(model, params, weights, batch, hours)
-
-        (value, parts), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+        (value, parts), gradient = loss_and_gradient(
+            model, state.params, weights, batch, hours, mesh
+        )
+        gradient = jax.lax.with_sharding_constraint(gradient, shardings.params)
         updates, optimizer_state = optimizer.update(
             gradient, state.optimizer, state.params
         )
@@ -122,17 +185,17 @@ def make_train_step(
     return jax.jit(
         train_step,
         donate_argnames="state",
-        out_shardings=(replicated(mesh), replicated(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
     )
 
 
 def make_eval_step(
-    weights: LossWeights, hours: int
+    weights: LossWeights, hours: int, mesh: Mesh
 ) -> Callable[[NeuralGCM, Params, Batch], Metrics]:
     """The jitted evaluation (model, params, batch) -> metrics."""
 
     def eval_step(model, params, batch):
-        loss, parts = batch_loss(model, params, weights, batch, hours)
+        loss, parts = mean_loss(model, params, weights, batch, hours, mesh)
         return {"loss": loss, **parts}
 
     return jax.jit(eval_step)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.sphere.grids import GaussianGrid
+from model.sphere.harmonics import total_wavenumbers
 
 Y = TypeVar("Y")
 
@@ -19,7 +20,7 @@ def exponential_factors(
 
     k = l / (n + 1) is the relative total wavenumber; float64 [l].
     """
-    k = np.arange(grid.truncation + 2) / (grid.truncation + 1)
+    k = total_wavenumbers(grid) / (grid.truncation + 1)
     excess = np.maximum(k - cutoff, 0) / (1 - cutoff)
     return np.exp(-attenuation * excess ** (2 * order))
 

@@ -51,6 +51,9 @@ def imex_step(
     """One step of `dt` (model units) of an implicit-explicit Runge-Kutta scheme.
 
     The stages are a scan, so that the equation is compiled once for all of them.
+
+    Raises:
+      ValueError: if a stage of the tableau has no implicit part of its own.
     """
     stages = len(tableau.explicit)
     explicit_weights, implicit_weights = np.zeros((2, stages, stages))
@@ -60,19 +63,21 @@ def imex_step(
         explicit_weights[i, : i + 1] = row
         implicit_weights[i, : i + 1] = implicit_row[:-1]
     own_weights = np.array([row[-1] for row in tableau.implicit])
+    if not own_weights.all():
+        raise ValueError("a stage of the tableau has no implicit part of its own")
 
     def step(y0: Y) -> Y:
         dtype = jnp.finfo(jax.tree.leaves(y0)[0].dtype).dtype
 
         def stage(carry, inputs):
-            y, explicit, implicit = carry
+            y, slope, explicit, implicit = carry
             i, of_explicit, of_implicit, own = inputs
 
             def record(slopes, slope):
                 return jax.tree.map(lambda all_, x: all_.at[i].set(x), slopes, slope)
 
             explicit = record(explicit, equation.explicit(y))
-            implicit = record(implicit, equation.implicit(y))
+            implicit = record(implicit, slope)
             known = jax.tree.map(
                 lambda y, f, g: (
                     y + dt * (_weighted(of_explicit, f) + _weighted(of_implicit, g))
@@ -81,12 +86,17 @@ def imex_step(
                 explicit,
                 implicit,
             )
-            return (equation.implicit_solve(known, dt * own), explicit, implicit), None
+            y = equation.implicit_solve(known, dt * own)
+            # The equation that was solved tells implicit(y), which need not be
+            # evaluated (and exchanged between devices) again.
+            slope = jax.tree.map(lambda y, k: (y - k) / (dt * own), y, known)
+            return (y, slope, explicit, implicit), None
 
-        empty = jax.tree.map(lambda x: jnp.zeros((stages, *x.shape), x.dtype), y0)
+        empty = jax.tree.map(lambda x: jnp.stack([jnp.zeros_like(x)] * stages), y0)
         weights = (explicit_weights, implicit_weights, own_weights)
         inputs = (jnp.arange(stages), *(jnp.asarray(w, dtype) for w in weights))
-        (y, _, _), _ = jax.lax.scan(stage, (y0, empty, empty), inputs)
+        start = (y0, equation.implicit(y0), empty, empty)
+        (y, *_), _ = jax.lax.scan(stage, start, inputs)
         return y
 
     return step

@@ -6,6 +6,11 @@ for Fluid Dynamics, section 8.6, and Supplement B of Kochkov et al. (2024),
 arXiv:2311.07222. Humidity acts through the virtual temperature and the heat capacity,
 cloud condensates through their weight in the pressure gradient term. Everything is in
 model units (radius = 2 Omega = p00 = 1).
+
+Every method acts on one device's part of the atmosphere (`model.partitioning`). A
+right-hand side gathers the spectral state over `lat` once and scatters its tendency
+once; over `level` it exchanges the planes that vertical sums and differences need, and
+the linear part the divergence.
 """
 
 import dataclasses
@@ -14,11 +19,22 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 
 from model import partitioning, units
 from model.dynamics.state import State
+from model.partitioning import LEVEL, MODAL_SURFACE
+from model.precision import Precision
 from model.sphere.grids import GaussianGrid
 from model.sphere.harmonics import SphericalHarmonics
+from model.vertical.layers import (
+    Layers,
+    all_layers,
+    on_layers,
+    running_sums,
+    sum_layers,
+    sums_below,
+)
 from model.vertical.sigma import SigmaLevels
 from model.vertical.surface import on_levels
 
@@ -33,16 +49,18 @@ CONDENSATES = (
     jax.tree_util.register_dataclass,
     data_fields=[
         "harmonics",
+        "layers",
         "orography",
         "reference_temperature",
-        "geopotential",
-        "divergence_heating",
-        "sigma_dot",
-        "omega",
-        "reference_advection",
+        "reference_gradient_above",
+        "reference_gradient_below",
+        "heating",
+        "thickness",
         "modes",
         "modes_inverse",
         "mode_speed2",
+        "mode_heating",
+        "mode_thickness",
     ],
     meta_fields=["sigma"],
 )
@@ -52,28 +70,33 @@ class PrimitiveEquations:
 
     Attributes:
       harmonics: transforms of the grid on which products are formed.
+      layers: vertical sums and differences of own layers.
       orography: surface geopotential, spectral [2, m, l].
       reference_temperature: K, [level].
-      geopotential: R G, [level, level] (`SigmaLevels.geopotential_matrix`).
-      divergence_heating: H of the linear part dT/dt = -H D, [level, level].
-      sigma_dot, omega: vertical integrals (`SigmaLevels`), [level, level].
-      reference_advection: - w d(Tref)/d(sigma) as a matrix, [level, level].
+      reference_gradient_above, reference_gradient_below: d(Tref)/d(sigma) at the upper
+        and the lower edges, [level]; 0 at the top and the ground.
+      heating: H of the linear part dT/dt = -H D, [level, all levels].
+      thickness: of all layers, [all levels].
       modes, modes_inverse, mode_speed2: vertical normal modes of the linear part,
-        R (G H + Tref ds^T) = V diag(c^2) V^-1; [level, level] twice, and [level].
-      sigma: the layers.
+        R (G H + Tref ds^T) = V diag(c^2) V^-1; [level, mode], [mode, all levels] and
+        [mode].
+      mode_heating, mode_thickness: H V [level, mode] and ds^T V [mode].
+      sigma: all layers.
     """
 
     harmonics: SphericalHarmonics
+    layers: Layers
     orography: jax.Array
     reference_temperature: jax.Array
-    geopotential: jax.Array
-    divergence_heating: jax.Array
-    sigma_dot: jax.Array
-    omega: jax.Array
-    reference_advection: jax.Array
+    reference_gradient_above: jax.Array
+    reference_gradient_below: jax.Array
+    heating: jax.Array
+    thickness: jax.Array
     modes: jax.Array
     modes_inverse: jax.Array
     mode_speed2: jax.Array
+    mode_heating: jax.Array
+    mode_thickness: jax.Array
     sigma: SigmaLevels
 
     @classmethod
@@ -84,7 +107,8 @@ class PrimitiveEquations:
         reference_temperature: np.ndarray,
         orography: jax.Array | None = None,
         dtype: jnp.dtype = jnp.float32,
-        precision: str | None = None,
+        precision: Precision | None = None,
+        shards: int = 1,
     ) -> "PrimitiveEquations":
         """Builds the tables in float64 and casts them once to `dtype`.
 
@@ -95,6 +119,7 @@ class PrimitiveEquations:
           orography: surface geopotential, spectral [2, m, l] on `grid`; default flat.
           dtype: of all arithmetic.
           precision: of the transforms (see `SphericalHarmonics.create`).
+          shards: devices along `lat`.
 
         Raises:
           ValueError: if the reference profile has another length than `sigma`, or is
@@ -106,32 +131,55 @@ class PrimitiveEquations:
                 f"reference temperature has shape {reference.shape}, "
                 f"but there are {sigma.layers} layers"
             )
-        harmonics = SphericalHarmonics.create(grid, dtype, precision)
-        geopotential = units.GAS_CONSTANT * sigma.geopotential_matrix
+        harmonics = SphericalHarmonics.create(grid, dtype, precision, shards)
+        gradient = np.diff(reference) / np.diff(sigma.centers)
         heating = units.KAPPA * reference[:, None] * sigma.omega_matrix
         heating = heating - sigma.advection_matrix(reference)
-        gravity_waves = geopotential @ heating + units.GAS_CONSTANT * np.outer(
-            reference, sigma.thickness
+        gravity_waves = units.GAS_CONSTANT * (
+            sigma.geopotential_matrix @ heating + np.outer(reference, sigma.thickness)
         )
         speed2, modes = np.linalg.eig(gravity_waves)
         if np.any(np.iscomplex(speed2)) or np.any(speed2.real <= 0):
             raise ValueError("the reference temperature profile is statically unstable")
+        modes = modes.real
         tables = dict(
             orography=jnp.zeros(harmonics.modal_shape)
             if orography is None
             else orography,
             reference_temperature=reference,
-            geopotential=geopotential,
-            divergence_heating=heating,
-            sigma_dot=sigma.sigma_dot_matrix,
-            omega=sigma.omega_matrix,
-            reference_advection=sigma.advection_matrix(reference),
-            modes=modes.real,
-            modes_inverse=np.linalg.inv(modes.real),
+            reference_gradient_above=np.append(0, gradient),
+            reference_gradient_below=np.append(gradient, 0),
+            heating=heating,
+            thickness=sigma.thickness,
+            modes=modes,
+            modes_inverse=np.linalg.inv(modes),
             mode_speed2=speed2.real,
+            mode_heating=heating @ modes,
+            mode_thickness=sigma.thickness @ modes,
         )
         tables = {name: jnp.asarray(table, dtype) for name, table in tables.items()}
-        return cls(harmonics=harmonics, sigma=sigma, **tables)
+        layers = Layers.create(sigma, dtype)
+        return cls(harmonics=harmonics, layers=layers, sigma=sigma, **tables)
+
+    def layout(self) -> "PrimitiveEquations":
+        """Where the tables lie: `PartitionSpec`s in their places."""
+        by_level = (
+            "reference_temperature",
+            "reference_gradient_above",
+            "reference_gradient_below",
+            "heating",
+            "modes",
+            "mode_heating",
+        )
+        everywhere = ("thickness", "modes_inverse", "mode_speed2", "mode_thickness")
+        return dataclasses.replace(
+            self,
+            harmonics=self.harmonics.layout(),
+            layers=self.layers.layout(),
+            orography=MODAL_SURFACE,
+            **dict.fromkeys(by_level, P(LEVEL)),
+            **dict.fromkeys(everywhere, P()),
+        )
 
     # ---- explicit part
 
@@ -141,59 +189,66 @@ class PrimitiveEquations:
         All fields go to the grid in one batched synthesis, all products come back in
         one batched analysis.
         """
-        h = self.harmonics
-        names = list(state.tracers)
+        h, layers = self.harmonics, self.layers
+        whole = h.gather(state)
         humid = HUMIDITY in state.tracers
-        cos_u, cos_v = h.cos_wind(state.vorticity, state.divergence)
-        spectral = [state.vorticity, state.divergence, state.temperature, cos_u, cos_v]
-        spectral += state.tracers.values()
+        lnps = whole.log_surface_pressure[None]
+        spectral = [whole.vorticity, whole.divergence, whole.temperature]
+        spectral += h.cos_wind(whole.vorticity, whole.divergence)
+        spectral += whole.tracers.values()
         if humid:
-            spectral += h.cos_gradient(state.tracers[HUMIDITY])
-        nodal = h.synthesis(partitioning.modal_levels(jnp.stack(spectral)))
-        nodal = partitioning.columns(partitioning.nodal_levels(nodal))
-        zeta, div, temp, u, v, *tracers = jnp.unstack(nodal)
+            spectral += h.cos_gradient(whole.tracers[HUMIDITY])
+        spectral += [*h.cos_gradient(lnps), h.laplacian(lnps)]
+        nodal = h.to_nodal(jnp.concatenate(spectral))
+        *nodal, p_lon, p_lat, lnps_laplacian = partitioning.split_planes(
+            nodal, spectral
+        )
+        p_lon, p_lat, lnps_laplacian = (
+            on_levels(x[0], len(nodal[0])) for x in (p_lon, p_lat, lnps_laplacian)
+        )
+        zeta, div, temp, u, v, *tracers = nodal
         if humid:
             q_lon, q_lat = tracers[-2:]
-        tracers = dict(zip(names, tracers, strict=False))
-        lnps = state.log_surface_pressure
-        surface = h.synthesis(jnp.stack([*h.cos_gradient(lnps), h.laplacian(lnps)]))
-        p_lon, p_lat, lnps_laplacian = (
-            on_levels(x, self.sigma.layers)
-            for x in jnp.unstack(partitioning.columns(surface))
-        )
+        tracers = dict(zip(state.tracers, tracers, strict=False))
 
         # u and v carry a factor cos(lat) throughout; sec2 makes up for two of them.
         sec2 = h.sec2_latitude
-        coriolis = h.sin_latitude[:, None]
-        tref = self.reference_temperature[:, None, None]
+        coriolis = h.sin_latitude
+        tref = on_layers(self.reference_temperature, temp)
         q = tracers.get(HUMIDITY, 0.0)
         virtual = (units.VAPOUR_GAS_RATIO - 1) * q
         weight = virtual - sum(tracers.get(name, 0.0) for name in CONDENSATES)
 
+        thickness = on_layers(layers.thickness, temp)
         pressure_advection = sec2 * (u * p_lon + v * p_lat)
-        sigma_dot = self._vertical(self.sigma_dot, div + pressure_advection)
+        slow = pressure_advection * thickness
+        full = (div + pressure_advection) * thickness
+        moist = [layers.hydrostatic_weight(virtual * (temp + tref))] if humid else []
+        sums, below = running_sums([full, slow], moist)
+        (full_sum, full_total), (slow_sum, slow_total) = sums
+        sigma_dot = layers.sigma_dot(full, full_sum, full_total)
+        slow_sigma_dot = layers.sigma_dot(slow, slow_sum, slow_total)
+        u_advection, v_advection, *advection = layers.advection(
+            sigma_dot, [u, v, temp, *tracers.values()]
+        )
+
         gradient_temp = units.GAS_CONSTANT * temp * (1 + weight)
-        force_u = (zeta + coriolis) * v - gradient_temp * p_lon
-        force_v = -(zeta + coriolis) * u - gradient_temp * p_lat
-        force_u += self._vertical_advection(sigma_dot, u)
-        force_v += self._vertical_advection(sigma_dot, v)
+        force_u = (zeta + coriolis) * v - gradient_temp * p_lon + u_advection
+        force_v = -(zeta + coriolis) * u - gradient_temp * p_lat + v_advection
 
         heat_capacity = 1 + (units.VAPOUR_HEAT_RATIO - 1) * q
         explained = units.VAPOUR_GAS_RATIO - units.VAPOUR_HEAT_RATIO
         moist_temp = (temp * (1 + virtual) + tref * explained * q) / heat_capacity
-        omega_reference = self._vertical(self.omega, pressure_advection)
-        omega_full = self._vertical(self.omega, div + pressure_advection)
         heating = units.KAPPA * (
-            tref * (pressure_advection - omega_reference)
-            + moist_temp * (pressure_advection - omega_full)
+            tref * (pressure_advection - layers.omega(slow, slow_sum))
+            + moist_temp * (pressure_advection - layers.omega(full, full_sum))
         )
-        heating += self._vertical(self.reference_advection, pressure_advection)
+        gradient = self.reference_gradient_above[0], self.reference_gradient_below
+        heating += layers.advection_of(gradient, slow_sigma_dot)
         energy = sec2 * (u * u + v * v) / 2
         if humid:
-            energy += self._vertical(self.geopotential, virtual * (temp + tref))
-
-        def material(x: jax.Array) -> jax.Array:
-            return x * div + self._vertical_advection(sigma_dot, x)
+            buoyancy = layers.geopotential(virtual * (temp + tref), below[0])
+            energy += units.GAS_CONSTANT * buoyancy
 
         products = [force_u * sec2, force_v * sec2, energy]
         if humid:
@@ -202,47 +257,51 @@ class PrimitiveEquations:
             p_cross_q = sec2 * (p_lon * q_lat - p_lat * q_lon)
             products += [-vapour * (q * lnps_laplacian + q_dot_p), vapour * p_cross_q]
         advected = {"temperature": temp, **tracers}
-        for name, x in advected.items():
-            source = material(x) + (heating if name == "temperature" else 0.0)
+        for (name, x), vertical in zip(advected.items(), advection, strict=True):
+            source = x * div + vertical + (heating if name == "temperature" else 0.0)
             products += [source, u * x * sec2, v * x * sec2]
-        lnps_tendency = -self._column_integral(pressure_advection)
+        products += [-slow_total[None]]
 
-        products = partitioning.columns(jnp.stack(products))
-        products = partitioning.nodal_levels(products)
-        products = partitioning.modal_levels(h.analysis(products, clip=False))
-        f_u, f_v, energy, *products = jnp.unstack(products)
+        modal = h.to_modal(jnp.concatenate(products), clip=False)
+        f_u, f_v, energy, *modal, lnps = partitioning.split_planes(modal, products)
         vorticity = h.curl(f_u, f_v)
-        divergence = h.divergence(f_u, f_v) - h.laplacian(energy + self.orography)
+        divergence = h.divergence(f_u, f_v) - h.laplacian(energy)
         if humid:
-            divergence += products[0]
-            vorticity += products[1]
-            products = products[2:]
+            divergence += modal[0]
+            vorticity += modal[1]
+            modal = modal[2:]
         scalars = {
-            name: products[3 * i] - h.divergence(*products[3 * i + 1 : 3 * i + 3])
+            name: modal[3 * i] - h.divergence(*modal[3 * i + 1 : 3 * i + 3])
             for i, name in enumerate(advected)
         }
         tendency = State(
             vorticity=vorticity,
             divergence=divergence,
             temperature=scalars.pop("temperature"),
-            log_surface_pressure=h.analysis(lnps_tendency),
+            log_surface_pressure=lnps[0],
             tracers=scalars,
         )
-        return jax.tree.map(h.clip, tendency)
+        tendency = h.scatter(jax.tree.map(h.clip, tendency))
+        ground = h.clip(h.laplacian(self.orography))
+        return dataclasses.replace(
+            tendency, divergence=tendency.divergence - on_levels(ground, len(temp))
+        )
 
     # ---- linear part
 
     def implicit(self, state: State) -> State:
         """Tendency of the linear gravity-wave terms."""
-        tref = self.reference_temperature[:, None, None, None]
-        lnps = state.log_surface_pressure
-        pressure = self._vertical(self.geopotential, state.temperature)
-        pressure += units.GAS_CONSTANT * tref * on_levels(lnps, self.sigma.layers)
+        potential, of_layers = self._potential(state)
+        divergence, below = all_layers(state.divergence, of_layers)
+        below = jax.lax.dynamic_index_in_dim(
+            below, partitioning.index(LEVEL), keepdims=False
+        )
+        potential += on_levels(below, len(potential))
         return State(
             vorticity=jnp.zeros_like(state.vorticity),
-            divergence=-self.harmonics.laplacian(pressure),
-            temperature=-self._vertical(self.divergence_heating, state.divergence),
-            log_surface_pressure=-self._column_integral(state.divergence),
+            divergence=-self.harmonics.laplacian(potential),
+            temperature=-_vertical(self.heating, divergence),
+            log_surface_pressure=-_vertical(self.thickness, divergence),
             tracers=jax.tree.map(jnp.zeros_like, state.tracers),
         )
 
@@ -250,38 +309,44 @@ class PrimitiveEquations:
         """Solves x - step * implicit(x) = state for x.
 
         Temperature and pressure are eliminated; what remains is diagonal in the
-        vertical normal modes: D = V [V^-1 rhs / (1 + step^2 c^2 l (l + 1))].
+        vertical normal modes: D = V [V^-1 rhs / (1 + step^2 c^2 l (l + 1))]. The
+        right-hand side is all that needs to be known of the other devices' layers.
         """
-        h = self.harmonics
-        eigenvalues = jnp.asarray(h.laplacian_eigenvalues, h.dtype)
-        rhs = state.divergence + step * self.implicit(state).divergence
-        speed2 = self.mode_speed2[:, None, None, None]
-        in_modes = self._vertical(self.modes_inverse, rhs)
-        in_modes /= 1 - step**2 * speed2 * eigenvalues
-        divergence = self._vertical(self.modes, in_modes)
-        heating = self._vertical(self.divergence_heating, divergence)
+        laplacian = self.harmonics.laplacian
+        potential, of_layers = self._potential(state)
+        rhs = state.divergence - step * laplacian(potential)
+        rhs, below = all_layers(rhs, -step * laplacian(of_layers))
+        rhs += jnp.repeat(below, len(potential), axis=0)
+        eigenvalues = jnp.asarray(self.harmonics.laplacian_eigenvalues, rhs.dtype)
+        in_modes = _vertical(self.modes_inverse, rhs)
+        in_modes /= 1 - step**2 * on_layers(self.mode_speed2, in_modes) * eigenvalues
+        rows = jnp.concatenate([self.modes, self.mode_heating])
+        divergence, heating = jnp.split(_vertical(rows, in_modes), 2)
         return State(
             vorticity=state.vorticity,
             divergence=divergence,
             temperature=state.temperature - step * heating,
             log_surface_pressure=state.log_surface_pressure
-            - step * self._column_integral(divergence),
+            - step * _vertical(self.mode_thickness, in_modes),
             tracers=state.tracers,
         )
 
-    # ---- vertical operations on [level, ...]
+    def _potential(self, state: State) -> tuple[jax.Array, jax.Array]:
+        """R (G T + Tref ln ps) for the layers of this device, as far as they make it.
 
-    def _vertical(self, matrix: jax.Array, x: jax.Array) -> jax.Array:
-        return jnp.einsum("kj,j...->k...", matrix, x, precision="highest")
+        And what they add to that of all layers above: [level, 2, m, l], [2, m, l].
+        """
+        temperature, lnps = state.temperature, state.log_surface_pressure
+        weighted = self.layers.hydrostatic_weight(temperature)
+        potential = self.layers.geopotential(temperature, sums_below(weighted))
+        reference = on_layers(self.reference_temperature, potential)
+        potential += reference * on_levels(lnps, len(potential))
+        return (
+            units.GAS_CONSTANT * potential,
+            units.GAS_CONSTANT * sum_layers(weighted),
+        )
 
-    def _column_integral(self, x: jax.Array) -> jax.Array:
-        thickness = jnp.asarray(self.sigma.thickness, x.dtype)
-        return jnp.einsum("k,k...->...", thickness, x, precision="highest")
 
-    def _vertical_advection(self, sigma_dot: jax.Array, x: jax.Array) -> jax.Array:
-        """- w dx/d(sigma), centred; `sigma_dot` is at the lower edges of the layers."""
-        spacing = np.append(np.diff(self.sigma.centers), 1.0)[:, None, None]
-        below = jnp.concatenate([x[1:], x[-1:]])
-        flux = sigma_dot * (below - x) / jnp.asarray(spacing, x.dtype)
-        above = jnp.concatenate([jnp.zeros_like(flux[:1]), flux[:-1]])
-        return -(flux + above) / 2
+def _vertical(matrix: jax.Array, x: jax.Array) -> jax.Array:
+    """[k, level] or [level] times [level, ...]."""
+    return jnp.tensordot(matrix, x, axes=1, precision="highest")

@@ -56,10 +56,10 @@ def saturation_humidity(temperature: jax.Array, pressure: jax.Array) -> jax.Arra
     return jnp.minimum(vapour / (units.VAPOUR_GAS_RATIO * pressure), 0.1)
 
 
-def idealised_physics(sigma: SigmaLevels, sin_latitude: np.ndarray) -> Physics:
-    """The physics for columns on `sigma` layers at latitudes with these sines."""
-    centers = sigma.centers[:, None, None]
-    thickness = sigma.thickness[:, None, None]
+def idealised_physics(sigma: SigmaLevels) -> Physics:
+    """The physics for columns on `sigma` layers."""
+    centers = sigma.centers[:, None, None, None]
+    thickness = sigma.thickness[:, None, None, None]
     near_ground = np.maximum(0, (centers - _BOUNDARY_LAYER) / (1 - _BOUNDARY_LAYER))
     boundary = (centers > _BOUNDARY_LAYER) * thickness
     boundary = boundary / boundary.sum()
@@ -67,7 +67,7 @@ def idealised_physics(sigma: SigmaLevels, sin_latitude: np.ndarray) -> Physics:
     def physics(columns: Columns, surroundings: Surroundings) -> Tendencies:
         dtype = columns.u.dtype
         ground, mixed = jnp.asarray(near_ground, dtype), jnp.asarray(boundary, dtype)
-        sin = jnp.asarray(sin_latitude, dtype)[:, None]
+        sin = surroundings.sin_latitude
         cos2 = 1 - sin**2
         surface_pressure = jnp.exp(columns.log_surface_pressure)
         pressure = jnp.asarray(centers, dtype) * surface_pressure

@@ -48,7 +48,7 @@ class Tower(nnx.Module):
         )
 
     def __call__(self, features: jax.Array) -> jax.Array:
-        """[feature, latitude, longitude] -> [output, latitude, longitude]."""
+        """[feature, ...] -> [output, ...], for columns of any shape [...]."""
         x = self.encode(jnp.moveaxis(features, 0, -1))
         for block in self.blocks:
             x = x + block(x)

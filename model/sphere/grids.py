@@ -39,7 +39,8 @@ class GaussianGrid:
 
     Raises:
       ValueError: if the points cannot hold the truncation (analysis would not
-        invert synthesis).
+        invert synthesis), or the number of latitudes is odd (they come in mirror
+        pairs, `fold`).
     """
 
     truncation: int
@@ -54,6 +55,11 @@ class GaussianGrid:
             raise ValueError(
                 f"{self.longitudes}x{self.latitudes} points cannot hold {n} waves: "
                 f"at least {2 * n + 1}x{n + 1} are needed"
+            )
+        if self.latitudes % 2:
+            raise ValueError(
+                f"{self.latitudes} latitudes are an odd number: mirror pairs need an "
+                f"even one, such as {self.latitudes + 1}"
             )
 
     def __str__(self) -> str:
@@ -126,6 +132,22 @@ def parse_grid(name: str) -> GaussianGrid:
             "WAVES@LONGITUDESxLATITUDES such as 31@96x48"
         )
     return GaussianGrid(*(int(group) for group in match.groups()))
+
+
+def fold(x: np.ndarray) -> np.ndarray:
+    """Puts the latitudes of a grid in mirror pairs.
+
+    [..., latitude, longitude] from south to north -> [..., 2, latitude / 2, longitude]:
+    the southern and the northern hemisphere, each from its pole to the equator. Split
+    along its latitudes, every part holds whole pairs.
+    """
+    half = x.shape[-2] // 2
+    return np.stack([x[..., :half, :], x[..., : half - 1 : -1, :]], axis=-3)
+
+
+def unfold(x: np.ndarray) -> np.ndarray:
+    """The inverse of `fold`."""
+    return np.concatenate([x[..., 0, :, :], x[..., 1, ::-1, :]], axis=-2)
 
 
 def latitude_edges(

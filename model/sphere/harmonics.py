@@ -3,8 +3,14 @@
 Spectral ("modal") arrays have shape [..., 2, m, l]: cosine and sine part, zonal
 wavenumber 0..n and total wavenumber 0..n+1, orthonormal on the unit sphere, for a
 grid of truncation n. The row l = n+1 exists because derivatives in latitude couple
-l with l +- 1: it is filled inside a calculation and zero in every state. Grid-point
-("nodal") arrays have shape [..., latitude, longitude].
+l with l +- 1: it is filled inside a calculation and zero in every state. m and l may
+be followed by padding, which is zero always: l to an even number, for its parity is
+that of a harmonic about the equator, and m to a multiple of the devices over which it
+is split.
+
+Grid-point ("nodal") arrays have shape [..., 2, latitude, longitude]: hemispheres with
+their latitudes in mirror pairs (`grids.fold`). A pair shares its Legendre functions,
+P(-mu) = (-1)^(l+m) P(mu), so that half of the products suffice.
 
 The sphere has radius 1 (`model.units`). Formulas: any text on spectral models, e.g.
 Durran, Numerical Methods for Fluid Dynamics, section 6.4.
@@ -12,22 +18,29 @@ Durran, Numerical Methods for Fluid Dynamics, section 6.4.
 
 import dataclasses
 import functools
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 
+from model import partitioning
+from model.partitioning import LAT
+from model.precision import Precision, einsum, transform_precision
 from model.sphere import legendre
-from model.sphere.grids import GaussianGrid
+from model.sphere.grids import GaussianGrid, fold
+
+T = TypeVar("T")
+
+# Up to so many devices along `lat` gathering the state moves less than transposing
+# each field (BUILD.md, "The mesh", has the figures).
+LARGEST_GATHER = 4
 
 
-def default_precision() -> str:
-    """Precision of the transforms' products on this backend.
-
-    Three bfloat16 passes are enough on TPUs; the same word means TF32 on NVIDIA
-    GPUs, which is not, and CPUs ignore it.
-    """
-    return "high" if jax.default_backend() == "tpu" else "highest"
+def total_wavenumbers(grid: GaussianGrid) -> np.ndarray:
+    """l of spectral arrays, [l]: 0 to n + 1, and one more if their number is odd."""
+    return np.arange(grid.truncation + 2 + grid.truncation % 2)
 
 
 @functools.partial(
@@ -35,70 +48,108 @@ def default_precision() -> str:
     data_fields=[
         "legendre",
         "fourier",
-        "weights",
+        "zonal",
         "eps_up",
         "eps_down",
         "sin_latitude",
+        "weights",
     ],
-    meta_fields=["grid", "precision"],
+    meta_fields=["grid", "precision", "shards"],
 )
 @dataclasses.dataclass(frozen=True)
 class SphericalHarmonics:
     """Tables of the transforms of one grid: a pytree, passed to jitted functions.
 
+    Split over `lat`, there are two ways to transform. Gathering: every device has the
+    spectral coefficients of all m (`gather`), transforms to and from its own
+    latitudes, and what comes back is a sum over latitudes of which it has a part;
+    `scatter` adds the parts up and leaves each device its own m. Derivatives are
+    linear and come before the sum, so that a right-hand side needs one collective
+    each way, whatever it computes. Transposing: a device transforms its own m, and
+    each field is exchanged half-way, between m and latitude; `gather` and `scatter` do
+    nothing. `SphericalHarmonics.gathers` says which it is.
+
     Attributes:
-      legendre: associated Legendre functions [m, l, latitude].
+      legendre: associated Legendre functions [parity of l, m, l // 2, latitude] of the
+        northern hemisphere.
       fourier: cosines and sines [2, m, longitude], orthonormal on the circle.
-      weights: quadrature weights of a grid point [latitude]; they sum to 4 pi over
-        all points of the sphere.
+      zonal: m, [m, 1].
       eps_up, eps_down: recurrence coefficients eps[l + 1] and eps[l], [m, l].
-      sin_latitude: sines of the latitudes [latitude].
+      sin_latitude: [2, latitude, 1].
+      weights: quadrature weights of a grid point [latitude, 1]; they sum to 4 pi over
+        all points of the sphere.
       grid: points and truncation.
       precision: of the transforms' matrix products.
+      shards: devices over which m and latitudes are split.
     """
 
     legendre: jax.Array
     fourier: jax.Array
-    weights: jax.Array
+    zonal: jax.Array
     eps_up: jax.Array
     eps_down: jax.Array
     sin_latitude: jax.Array
+    weights: jax.Array
     grid: GaussianGrid
-    precision: str
+    precision: Precision
+    shards: int
 
     @classmethod
     def create(
         cls,
         grid: GaussianGrid,
         dtype: jnp.dtype = jnp.float32,
-        precision: str | None = None,
+        precision: Precision | None = None,
+        shards: int = 1,
     ) -> "SphericalHarmonics":
-        """Builds the tables in float64 and casts them once to `dtype`."""
+        """Builds the tables in float64 and casts them once to `dtype`.
+
+        Args:
+          grid: points and truncation.
+          dtype: of all arithmetic.
+          precision: of the transforms; default the policy of `model.precision`.
+          shards: devices along `lat`; the number of latitude pairs must divide.
+        """
         n = grid.truncation
-        m = np.arange(n + 1)[:, None]
+        l = total_wavenumbers(grid)  # noqa: E741
+        m = np.arange(-(-(n + 1) // shards) * shards)[:, None]
         longitude = np.deg2rad(grid.longitude_degrees)[None, :]
         norm = np.where(m == 0, np.sqrt(0.5), 1.0) / np.sqrt(np.pi)
         fourier = np.stack([norm * np.cos(m * longitude), norm * np.sin(m * longitude)])
-        eps = legendre.recurrence_coefficients(n)
-        eps_up = eps[:, 1 : n + 3].copy()
-        eps_up[:, -1] = 0.0  # nothing lies above the last row
+        sin_latitude = fold(grid.sin_latitude[:, None])
+        polynomials = np.zeros((len(m), len(l), grid.latitudes // 2))
+        polynomials[: n + 1, : n + 2] = legendre.associated_legendre(
+            n, sin_latitude[1, :, 0]
+        )
+        eps = np.zeros((len(m), len(l) + 1))
+        eps[: n + 1, : n + 2] = legendre.recurrence_coefficients(n)[:, : n + 2]
         tables = dict(
-            legendre=legendre.associated_legendre(n, grid.sin_latitude),
+            legendre=np.stack([polynomials[:, 0::2], polynomials[:, 1::2]]),
             fourier=fourier,
-            weights=grid.latitude_weights * 2 * np.pi / grid.longitudes,
-            eps_up=eps_up,
-            eps_down=eps[:, : n + 2],
-            sin_latitude=grid.sin_latitude,
+            zonal=m,
+            eps_up=eps[:, 1:],  # 0 in the last row: nothing lies above
+            eps_down=eps[:, :-1],
+            sin_latitude=sin_latitude,
+            weights=fold(grid.latitude_weights[:, None])[1]
+            * 2
+            * np.pi
+            / grid.longitudes,
         )
         tables = {name: jnp.asarray(table, dtype) for name, table in tables.items()}
-        return cls(**tables, grid=grid, precision=precision or default_precision())
+        return cls(
+            **tables,
+            grid=grid,
+            precision=precision or transform_precision(),
+            shards=shards,
+        )
 
     # ---- shapes and wavenumbers
 
     @property
     def modal_shape(self) -> tuple[int, int, int]:
-        n = self.grid.truncation
-        return 2, n + 1, n + 2
+        """Of a whole spectral field: 2, m, l."""
+        n, shards = self.grid.truncation, self.shards
+        return 2, -(-(n + 1) // shards) * shards, len(self.total_wavenumber)
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -107,7 +158,7 @@ class SphericalHarmonics:
     @property
     def total_wavenumber(self) -> np.ndarray:
         """l, [l]."""
-        return np.arange(self.grid.truncation + 2)
+        return total_wavenumbers(self.grid)
 
     @property
     def laplacian_eigenvalues(self) -> np.ndarray:
@@ -118,62 +169,137 @@ class SphericalHarmonics:
     @property
     def mask(self) -> np.ndarray:
         """True where a coefficient of a state may be non-zero, [2, m, l]."""
-        _, m, l = np.indices(self.modal_shape)  # noqa: E741
-        part = np.indices(self.modal_shape)[0]
+        part, m, l = np.indices(self.modal_shape)  # noqa: E741
         return (l >= m) & (l <= self.grid.truncation) & ((part == 0) | (m > 0))
 
     @property
     def sec2_latitude(self) -> jax.Array:
-        """1 / cos^2(latitude), [latitude, 1]."""
-        return (1 / (1 - self.sin_latitude**2))[:, None]
+        """1 / cos^2(latitude), [2, latitude, 1]."""
+        return 1 / (1 - self.sin_latitude**2)
+
+    # ---- partitioning
+
+    @property
+    def gathers(self) -> bool:
+        """Whether transforms gather all m, rather than transpose each field."""
+        return self.shards <= LARGEST_GATHER
+
+    def layout(self) -> "SphericalHarmonics":
+        """Where the tables lie: `PartitionSpec`s in their places."""
+        by_m = P() if self.gathers else P(LAT)
+        return dataclasses.replace(
+            self,
+            legendre=P(None, None, None, LAT) if self.gathers else P(None, LAT),
+            fourier=P(),
+            zonal=by_m,
+            eps_up=by_m,
+            eps_down=by_m,
+            sin_latitude=P(None, LAT),
+            weights=P(LAT) if self.gathers else P(),
+        )
+
+    def gather(self, modal: T) -> T:
+        """Spectral fields of own m -> of all m that transforms and derivatives need.
+
+        A tree of arrays [..., m, l], in one collective.
+        """
+        if not self.gathers or partitioning.size(LAT) == 1:
+            return modal
+        return partitioning.in_one(
+            lambda x: partitioning.all_gather(x, LAT, dimension=-2), modal
+        )
+
+    def scatter(self, modal: T) -> T:
+        """What came of transforms and derivatives -> complete fields of own m.
+
+        A tree of arrays [..., m, l], in one collective.
+        """
+        if not self.gathers or partitioning.size(LAT) == 1:
+            return modal
+        return partitioning.in_one(
+            lambda x: partitioning.reduce_scatter(x, LAT, dimension=-2), modal
+        )
 
     # ---- transforms
 
-    def synthesis(self, modal: jax.Array) -> jax.Array:
-        """[..., 2, m, l] -> [..., latitude, longitude]."""
-        fourier = jnp.einsum(
-            "mlj,...cml->...cmj", self.legendre, modal, precision=self.precision
+    def to_nodal(self, modal: jax.Array) -> jax.Array:
+        """[..., 2, m, l] -> [..., 2, latitude, longitude], own latitudes."""
+        by_parity = modal.reshape(*modal.shape[:-1], -1, 2)
+        symmetric, antisymmetric = jnp.unstack(
+            einsum("pmkj,...cmkp->p...cmj", self.legendre, by_parity, self.precision)
         )
-        return jnp.einsum(
-            "cmi,...cmj->...ji", self.fourier, fourier, precision=self.precision
-        )
+        north = symmetric + antisymmetric
+        south = (symmetric - antisymmetric) * self._mirror_sign
+        fourier = jnp.stack([south, north], axis=-4)  # [..., hemisphere, 2, m, lat]
+        if not self.gathers:
+            fourier = partitioning.all_to_all(fourier, LAT, split=-1, join=-2)
+        return einsum("cmi,...cmj->...ji", self.fourier, fourier, self.precision)
 
-    def analysis(self, nodal: jax.Array, clip: bool = True) -> jax.Array:
-        """[..., latitude, longitude] -> [..., 2, m, l], by Gauss quadrature.
+    def to_modal(self, nodal: jax.Array, clip: bool = True) -> jax.Array:
+        """[..., 2, latitude, longitude] -> [..., 2, m, l], by Gauss quadrature.
 
+        This device's part of the sum over latitudes, to be completed by `scatter`.
         Without `clip` the row l = n+1 keeps what a derivative of the result needs.
         """
-        weighted = nodal * self.weights[:, None]
-        fourier = jnp.einsum(
-            "cmi,...ji->...cmj", self.fourier, weighted, precision=self.precision
+        fourier = einsum("cmi,...ji->...cmj", self.fourier, nodal, self.precision)
+        if not self.gathers:
+            fourier = partitioning.all_to_all(fourier, LAT, split=-2, join=-1)
+        fourier = fourier * self.weights[:, 0]
+        south, north = jnp.unstack(fourier, axis=-4)
+        south = south * self._mirror_sign
+        by_parity = einsum(
+            "pmkj,p...cmj->...cmkp",
+            self.legendre,
+            jnp.stack([north + south, north - south]),
+            self.precision,
         )
-        modal = jnp.einsum(
-            "mlj,...cmj->...cml", self.legendre, fourier, precision=self.precision
-        )
+        modal = by_parity.reshape(*by_parity.shape[:-2], -1)
         return self.clip(modal) if clip else modal
 
+    @property
+    def _mirror_sign(self) -> jax.Array:
+        """(-1)^m, [m, 1]."""
+        return 1 - 2 * (self.zonal % 2)
+
+    def synthesis(self, modal: jax.Array) -> jax.Array:
+        """[..., 2, m, l] -> [..., latitude, longitude], on one device.
+
+        Latitudes from south to north.
+        """
+        south, north = jnp.unstack(self.to_nodal(modal), axis=-3)
+        return jnp.concatenate([south, jnp.flip(north, axis=-2)], axis=-2)
+
+    def analysis(self, nodal: jax.Array, clip: bool = True) -> jax.Array:
+        """[..., latitude, longitude] -> [..., 2, m, l], on one device.
+
+        Latitudes from south to north. Without `clip` the row l = n+1 keeps what a
+        derivative of the result needs.
+        """
+        south, north = jnp.split(nodal, 2, axis=-2)
+        folded = jnp.stack([south, jnp.flip(north, axis=-2)], axis=-3)
+        return self.to_modal(folded, clip)
+
     def clip(self, modal: jax.Array) -> jax.Array:
-        """Sets the row l = n+1 to zero."""
+        """Sets the rows beyond l = n to zero."""
         return modal * np.asarray(self.total_wavenumber <= self.grid.truncation)
 
     # ---- derivatives, in spectral space
 
     def d_dlon(self, x: jax.Array) -> jax.Array:
         """Derivative in longitude."""
-        m = jnp.arange(self.grid.truncation + 1, dtype=x.dtype)[:, None]
-        cosine, sine = x[..., 0, :, :], x[..., 1, :, :]
-        return jnp.stack([m * sine, -m * cosine], axis=-3)
+        cosine, sine = jnp.unstack(x, axis=-3)
+        return jnp.stack([self.zonal * sine, -self.zonal * cosine], axis=-3)
 
     def cos_d_dlat(self, x: jax.Array) -> jax.Array:
         """cos(lat) d/dlat."""
-        l = jnp.arange(self.grid.truncation + 2, dtype=x.dtype)  # noqa: E741
+        l = jnp.asarray(self.total_wavenumber, x.dtype)  # noqa: E741
         return (l + 2) * self.eps_up * _from_above(x) - (
             (l - 1) * self.eps_down * _from_below(x)
         )
 
     def sec_d_dlat_cos2(self, x: jax.Array) -> jax.Array:
         """1/cos(lat) d/dlat (cos^2(lat) x)."""
-        l = jnp.arange(self.grid.truncation + 2, dtype=x.dtype)  # noqa: E741
+        l = jnp.asarray(self.total_wavenumber, x.dtype)  # noqa: E741
         return l * self.eps_up * _from_above(x) - (
             (l + 1) * self.eps_down * _from_below(x)
         )
@@ -214,26 +340,31 @@ class SphericalHarmonics:
     def wind(
         self, vorticity: jax.Array, divergence: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Spectral vorticity and divergence -> wind (u, v) at the grid points."""
-        cos_wind = jnp.stack(self.cos_wind(vorticity, divergence))
-        return tuple(
-            jnp.unstack(self.synthesis(cos_wind) * jnp.sqrt(self.sec2_latitude))
-        )
+        """Spectral vorticity and divergence -> wind (u, v), on one device.
+
+        [..., 2, m, l] -> [..., latitude, longitude], south to north.
+        """
+        cos_wind = self.synthesis(jnp.stack(self.cos_wind(vorticity, divergence)))
+        return tuple(jnp.unstack(cos_wind * self._sec_from_south))
 
     def vorticity_divergence(
         self, u: jax.Array, v: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Wind (u, v) at the grid points -> spectral vorticity and divergence."""
-        sec_wind = jnp.stack([u, v]) * jnp.sqrt(self.sec2_latitude)
+        """Wind (u, v) -> spectral vorticity and divergence, on one device.
+
+        [..., latitude, longitude], south to north, -> [..., 2, m, l].
+        """
+        sec_wind = jnp.stack([u, v]) * self._sec_from_south
         u_sec, v_sec = jnp.unstack(self.analysis(sec_wind, clip=False))
         return (
             self.clip(self.curl(u_sec, v_sec)),
             self.clip(self.divergence(u_sec, v_sec)),
         )
 
-    def mean(self, nodal: jax.Array) -> jax.Array:
-        """Area mean over the sphere of [..., latitude, longitude]."""
-        return jnp.sum(nodal * self.weights[:, None], axis=(-2, -1)) / (4 * np.pi)
+    @property
+    def _sec_from_south(self) -> np.ndarray:
+        sec = 1 / np.sqrt(1 - self.grid.sin_latitude**2)
+        return sec[:, None].astype(self.dtype)
 
 
 def _from_above(x: jax.Array) -> jax.Array:
@@ -244,15 +375,3 @@ def _from_above(x: jax.Array) -> jax.Array:
 def _from_below(x: jax.Array) -> jax.Array:
     """x[l - 1] at l."""
     return jnp.pad(x[..., :-1], [(0, 0)] * (x.ndim - 1) + [(1, 0)])
-
-
-def resample(modal: jax.Array, source: GaussianGrid, target: GaussianGrid) -> jax.Array:
-    """Spectral pad or truncation: coefficients of one grid on another.
-
-    [..., 2, m, l] of `source` -> [..., 2, m', l'] of `target`, with the row
-    l = n'+1 zero.
-    """
-    n = min(source.truncation, target.truncation)
-    pad = target.truncation - n
-    kept = modal[..., : n + 1, : n + 1]
-    return jnp.pad(kept, [(0, 0)] * (modal.ndim - 2) + [(0, pad), (0, pad + 1)])

@@ -11,6 +11,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from model.vertical.layers import on_layers
 from model.vertical.surface import on_levels
 
 Extrapolation = Literal["constant", "linear"]
@@ -43,8 +44,11 @@ def _contract(weights: tuple[jax.Array, ...], values: jax.Array) -> jax.Array:
     Matrices of one column are far too small for matrix products: sums over levels are
     written out, which compilers fuse and vectorise over points, forward and backward.
     """
-    fields = jnp.unstack(values, axis=-3)
-    return sum(w * x[..., None, :, :] for w, x in zip(weights, fields, strict=True))
+    axis = -weights[0].ndim
+    fields = jnp.unstack(values, axis=axis)
+    return sum(
+        w * jnp.expand_dims(x, axis) for w, x in zip(weights, fields, strict=True)
+    )
 
 
 def _contract_forward(weights: tuple[jax.Array, ...], values: jax.Array):
@@ -55,16 +59,19 @@ def _contract_backward(
     saved: tuple[tuple[jax.Array, ...], jax.Array], gradient: jax.Array
 ):
     weights, values = saved
+    axis = -weights[0].ndim
+    by_target = jnp.unstack(gradient, axis=axis)
     for_values = [
-        sum(w[k] * gradient[..., k, :, :] for k in range(w.shape[0])) for w in weights
+        sum(row * g for row, g in zip(jnp.unstack(w), by_target, strict=True))
+        for w in weights
     ]
-    fields = gradient.reshape(-1, *gradient.shape[-3:])
-    sources = values.reshape(-1, *values.shape[-3:])
+    fields = gradient.reshape(-1, *gradient.shape[axis:])
+    sources = values.reshape(-1, *values.shape[axis:])
     for_weights = tuple(
         sum(g * x[n] for g, x in zip(fields, sources, strict=True))
         for n in range(len(weights))
     )
-    return for_weights, jnp.stack(for_values, axis=-3)
+    return for_weights, jnp.stack(for_values, axis=axis)
 
 
 _contract.defvjp(_contract_forward, _contract_backward)
@@ -79,13 +86,13 @@ def interpolate(
     """Piecewise linear interpolation of columns at positions that vary in space.
 
     Args:
-      values: [..., n, latitude, longitude], at `nodes`.
+      values: [..., n, *points], at `nodes`.
       nodes: strictly ascending positions [n].
-      targets: positions [k, latitude, longitude], in the units of `nodes`.
+      targets: positions [k, *points], in the units of `nodes`.
       extrapolation: beyond the first and last node.
 
     Returns:
-      [..., k, latitude, longitude].
+      [..., k, *points].
     """
     fractions = _segment_fractions(targets, list(nodes), extrapolation)
     # A node's weight: segments passed before it minus segments passed after it.
@@ -100,13 +107,13 @@ def surface_pressure(
     """Pressure at which the geopotential is that of the surface.
 
     Args:
-      geopotential: [level, latitude, longitude], decreasing with pressure.
+      geopotential: [level, *points], decreasing with pressure.
       levels: pressures [level], ascending.
-      surface_geopotential: [latitude, longitude], in the units of `geopotential`.
+      surface_geopotential: [*points], in the units of `geopotential`.
 
     Returns:
-      Surface pressure [latitude, longitude] in the units of `levels`, by linear
-      interpolation in pressure, continued linearly beyond the lowest level.
+      Surface pressure [*points] in the units of `levels`, by linear interpolation
+      in pressure, continued linearly beyond the lowest level.
     """
     fractions = _segment_fractions(-surface_geopotential, list(-geopotential), "linear")
     pressure = levels[0]
@@ -122,12 +129,13 @@ def pressure_to_sigma(
     surface_pressure: jax.Array,
     extrapolation: Extrapolation = "constant",
 ) -> jax.Array:
-    """[..., level, latitude, longitude] on pressure levels -> on sigma layers.
+    """[..., level, *points] on pressure levels -> on sigma layers.
 
-    `levels` [level] and `surface_pressure` [latitude, longitude] in the same units;
+    `levels` [level] and `surface_pressure` [*points] in the same units;
     `sigma` [layer]. Linear in pressure.
     """
-    targets = sigma[:, None, None] * on_levels(surface_pressure, len(sigma))
+    surface_pressure = on_levels(surface_pressure, len(sigma))
+    targets = on_layers(sigma, surface_pressure) * surface_pressure
     return interpolate(values, levels, targets, extrapolation)
 
 
@@ -138,9 +146,10 @@ def sigma_to_pressure(
     surface_pressure: jax.Array,
     extrapolation: Extrapolation = "constant",
 ) -> jax.Array:
-    """[..., layer, latitude, longitude] on sigma layers -> on pressure levels.
+    """[..., layer, *points] on sigma layers -> on pressure levels.
 
     The inverse of `pressure_to_sigma`. Linear in sigma.
     """
-    targets = levels[:, None, None] / on_levels(surface_pressure, len(levels))
+    surface_pressure = on_levels(surface_pressure, len(levels))
+    targets = on_layers(levels, surface_pressure) / surface_pressure
     return interpolate(values, sigma, targets, extrapolation)

@@ -53,7 +53,11 @@ class SigmaLevels:
         return np.diff(self.boundaries)
 
     @property
-    def _alpha(self) -> np.ndarray:
+    def alpha(self) -> np.ndarray:
+        """Half the differences of ln(sigma) between centres, float64 [level].
+
+        The last one is the whole difference from the lowest centre to the ground.
+        """
         centers = self.centers
         inner = np.log(centers[1:] / centers[:-1]) / 2
         return np.append(inner, -np.log(centers[-1]))
@@ -61,7 +65,7 @@ class SigmaLevels:
     @property
     def geopotential_matrix(self) -> np.ndarray:
         """G with Phi = Phi_surface + R G T, float64 [level, level]."""
-        alpha = self._alpha
+        alpha = self.alpha
         matrix = np.triu(alpha + np.append(0, alpha[:-1]), 1)
         return matrix + np.diag(alpha)
 
@@ -87,7 +91,7 @@ class SigmaLevels:
 
         Float64 [level, level].
         """
-        alpha = self._alpha[:, None]
+        alpha = self.alpha[:, None]
         cumulative = self.cumulative_matrix
         above = np.zeros_like(cumulative)
         above[1:] = alpha[:-1] * cumulative[:-1]

@@ -29,9 +29,10 @@ def dinosaur_coordinates(grid: GaussianGrid, layers: int):
     )
 
 
-def modal_to_dinosaur(x):
-    """[..., 2, m, l] -> [..., 0 +1 -1 +2 -2 .., l]."""
-    x = np.asarray(x)
+def modal_to_dinosaur(x, grid):
+    """[..., 2, m, l] -> [..., 0 +1 -1 +2 -2 .., l], without padding."""
+    n = grid.truncation
+    x = np.asarray(x)[..., : n + 1, : n + 2]
     rows = [x[..., 0, :1, :]]
     for m in range(1, x.shape[-2]):
         rows += [x[..., 0, m : m + 1, :], x[..., 1, m : m + 1, :]]
@@ -39,19 +40,24 @@ def modal_to_dinosaur(x):
 
 
 def modal_from_dinosaur(x):
+    """The inverse, with l padded to an even number."""
     x = np.asarray(x)
     sine = np.concatenate([np.zeros_like(x[..., :1, :]), x[..., 2::2, :]], axis=-2)
     cosine = np.concatenate([x[..., :1, :], x[..., 1::2, :]], axis=-2)
-    return np.stack([cosine, sine], axis=-3)
+    x = np.stack([cosine, sine], axis=-3)
+    return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, x.shape[-1] % 2)])
 
 
-def state_to_dinosaur(state: State):
+def state_to_dinosaur(state: State, grid: GaussianGrid):
+    def convert(x):
+        return modal_to_dinosaur(x, grid)
+
     return dinosaur.primitive_equations.State(
-        vorticity=modal_to_dinosaur(state.vorticity),
-        divergence=modal_to_dinosaur(state.divergence),
-        temperature_variation=modal_to_dinosaur(state.temperature),
-        log_surface_pressure=modal_to_dinosaur(state.log_surface_pressure)[None],
-        tracers={k: modal_to_dinosaur(v) for k, v in state.tracers.items()},
+        vorticity=convert(state.vorticity),
+        divergence=convert(state.divergence),
+        temperature_variation=convert(state.temperature),
+        log_surface_pressure=convert(state.log_surface_pressure)[None],
+        tracers={k: convert(v) for k, v in state.tracers.items()},
     )
 
 
@@ -75,7 +81,7 @@ def dinosaur_equations(grid, layers, reference_temperature, orography, moist: bo
     )
     return kind(
         np.asarray(reference_temperature, np.float64),
-        modal_to_dinosaur(np.asarray(orography) / specs.gravity_acceleration),
+        modal_to_dinosaur(np.asarray(orography) / specs.gravity_acceleration, grid),
         dinosaur_coordinates(grid, layers),
         specs,
     )

@@ -59,9 +59,9 @@ def test_every_experiment_has_the_knobs_of_base():
     "changes, message",
     [
         ({"level": 3}, "mesh.level=3 does not divide model.layers"),
-        ({"lat": 5}, "mesh.lat=5 does not divide the latitudes of the data"),
-        ({"data": 4}, "mesh.data=4 does not divide the batch size"),
-        ({"ensemble": 2}, "deterministic"),
+        ({"lat": 5}, "mesh.lat=5 does not divide the latitude pairs of the data"),
+        ({"data": 4}, "does not divide the batch size .*: use one of mesh.data=1, 2"),
+        ({"data": 2, "ensemble": 2}, "use one of mesh.data=1 with"),
         ({"data": 0}, "at least 1"),
     ],
 )

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from model.spec import LEVEL_VARIABLES, SURFACE_VARIABLES
+from model.sphere.grids import fold
 from pipeline.errors import UserError
 from train.data import Loader, Windows, check_store, parse_window
 from train.mesh import MeshShape, make_mesh
@@ -21,8 +22,10 @@ def test_windows_hold_the_stores_bytes(windows, tiny_store):
     times = np.array([5, 7, 9])
     for name in (*LEVEL_VARIABLES, *SURFACE_VARIABLES):
         np.testing.assert_array_equal(
-            window["frames"][name][0], tiny_store.read(name, times)
+            window["frames"][name][0], fold(tiny_store.read(name, times))
         )
+        part = windows.read(np.array([3]), slice(2, 5))["frames"][name]
+        np.testing.assert_array_equal(part, window["frames"][name][..., 2:5, :])
     seconds = int(window["days"][0]) * 86400 + int(window["seconds"][0])
     assert np.datetime64(seconds, "s") == tiny_store.times[5]
 
@@ -40,7 +43,7 @@ def test_loader_does_not_depend_on_the_mesh(windows, shape):
 def test_loader_splits_fields_over_the_mesh(windows):
     batch = next(Loader(windows, make_mesh(MeshShape(2, 1, 2, 2)), batch=4, seed=1))
     shard = batch["frames"]["temperature"].addressable_shards[0].data
-    assert shard.shape == (2, 3, 8, 8, 16)
+    assert shard.shape == (2, 3, 8, 2, 4, 16)
 
 
 def test_every_epoch_holds_every_window_once_in_another_order(windows):

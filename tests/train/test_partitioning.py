@@ -12,15 +12,15 @@ from model.neural_gcm import Networks, NeuralGCM
 from train import build
 from train.calibration import calibrate, with_scales
 from train.data import BatchReader, Windows
-from train.mesh import MeshShape, make_mesh, replicated
-from train.step import batch_loss, split_networks
+from train.mesh import MeshShape, make_mesh, replicated, tree_shardings
+from train.step import loss_and_gradient, split_networks
 
 HOURS = 6
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4}
 
 
 @pytest.fixture(scope="module")
-def loss_and_gradient(tiny_store, make_tiny_config):
+def on_mesh(tiny_store, make_tiny_config):
     """A function (mesh, precision) -> loss and gradient of two 12-hour rollouts."""
     config = make_tiny_config()
     config.model.step_minutes = 180
@@ -38,6 +38,7 @@ def loss_and_gradient(tiny_store, make_tiny_config):
             tiny_store.read("geopotential_at_surface", None),
             tiny_store.read("land_sea_mask", None),
             dtype=dtype,
+            shards=shape.lat,
         )
         model = with_scales(model, scales)
         params = jax.tree.map(lambda x: jnp.asarray(x, dtype), initial)
@@ -46,18 +47,21 @@ def loss_and_gradient(tiny_store, make_tiny_config):
         batch = reader.to_devices(reader.read(np.array([1, 5])))
         batch["frames"] = jax.tree.map(lambda x: x.astype(dtype), batch["frames"])
 
-        def loss(params, model, batch):
-            return batch_loss(model, params, weights, batch, HOURS)[0]
-
-        with jax.set_mesh(mesh):
-            model, params = jax.device_put((model, params), replicated(mesh))
-            return jax.jit(jax.value_and_grad(loss))(params, model, batch)
+        model = jax.device_put(model, tree_shardings(mesh, model.layout()))
+        params = jax.device_put(params, replicated(mesh))
+        step = jax.jit(
+            lambda model, params, batch: loss_and_gradient(
+                model, params, weights, batch, HOURS, mesh
+            )
+        )
+        (loss, _), gradient = step(model, params, batch)
+        return loss, gradient
 
     return compute
 
 
 @pytest.fixture(scope="module")
-def on_one_device(loss_and_gradient):
+def on_one_device():
     return {}
 
 
@@ -73,14 +77,14 @@ def on_one_device(loss_and_gradient):
         pytest.param((2, 2, 2), "float32", marks=pytest.mark.slow),
     ],
 )
-def test_mesh_agrees_with_one_device(mesh, dtype, loss_and_gradient, on_one_device):
+def test_mesh_agrees_with_one_device(mesh, dtype, on_mesh, on_one_device):
     tolerance = TOLERANCE[dtype]
     if dtype not in on_one_device:
-        on_one_device[dtype] = loss_and_gradient(MeshShape(), dtype)
+        on_one_device[dtype] = on_mesh(MeshShape(), dtype)
     one, expected = on_one_device[dtype]
     data, level, lat = mesh
     shape = dataclasses.replace(MeshShape(), data=data, level=level, lat=lat)
-    loss, gradient = loss_and_gradient(shape, dtype)
+    loss, gradient = on_mesh(shape, dtype)
     assert all(x.dtype == dtype for x in jax.tree.leaves(gradient))
     assert loss == pytest.approx(float(one), rel=tolerance)
     flat = jax.tree.leaves(expected)

@@ -1,0 +1,47 @@
+"""Precision of matrix products: the policy, in one place.
+
+Everything is stored, added and stepped in float32 (float64 in tests). Only the
+products of the spherical harmonic transforms may be formed with less, and only so much
+less that a free-running core does not notice:
+
+  platform   products of the transforms                         all others
+  tpu        three bfloat16 passes ("bf16_3x", float32 sums)    float32 (six passes)
+  cpu, gpu   float32, or float64 if the arrays are              the same
+
+Never TF32: ten bits in one pass leave noise of metres a second in a steady flow. The
+word "high" that means three passes on a TPU means TF32 on an NVIDIA GPU, so that it is
+chosen for TPUs only.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+Precision = Literal["highest", "bf16_3x", "bf16_3x_emulated"]
+"""Of the transforms' products. `bf16_3x_emulated` rounds as a TPU does, anywhere."""
+
+
+def transform_precision(platform: str | None = None) -> Precision:
+    """The policy for the transforms on a platform, default that of JAX's devices."""
+    return "bf16_3x" if (platform or jax.default_backend()) == "tpu" else "highest"
+
+
+def einsum(
+    subscripts: str, x: jax.Array, y: jax.Array, precision: Precision = "highest"
+) -> jax.Array:
+    """`jnp.einsum` of two arrays in a stated precision."""
+    if precision == "bf16_3x_emulated":
+        (x, x_rest), (y, y_rest) = _halves(x), _halves(y)
+        return sum(
+            jnp.einsum(subscripts, a, b, precision="highest")
+            for a, b in [(x, y), (x, y_rest), (x_rest, y)]
+        )
+    name = "high" if precision == "bf16_3x" else "highest"
+    return jnp.einsum(subscripts, x, y, precision=name)
+
+
+def _halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """x as a sum of two bfloat16 numbers, its leading and its next eight bits."""
+    leading = jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+    return leading, jax.lax.reduce_precision(x - leading, 8, 7)

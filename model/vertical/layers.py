@@ -1,0 +1,226 @@
+"""Vertical sums and differences on sigma layers that are split over `level`.
+
+Formulas as in `model.vertical.sigma`. Every sum over layers is a running sum within a
+device's own layers, to which the planes that the other devices' layers add up to are
+exchanged.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+
+from model import partitioning
+from model.partitioning import LEVEL
+from model.vertical.sigma import SigmaLevels
+
+_TABLES = (
+    "thickness",
+    "upper_edge",
+    "lower_edge",
+    "alpha",
+    "alpha_above",
+    "per_spacing_below",
+    "per_spacing_above",
+)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=list(_TABLES), meta_fields=[]
+)
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """Tables of a device's own layers, each [level].
+
+    Attributes:
+      thickness: in sigma.
+      upper_edge, lower_edge: sigma.
+      alpha, alpha_above: half the differences of ln(sigma) between this layer's centre
+        and that of the layer below, and above (0 at the top; to the ground, whole).
+      per_spacing_below, per_spacing_above: 1 / distance in sigma to the next centre
+        below, and above; 0 at the ground and the top, through which nothing flows.
+    """
+
+    thickness: jax.Array
+    upper_edge: jax.Array
+    lower_edge: jax.Array
+    alpha: jax.Array
+    alpha_above: jax.Array
+    per_spacing_below: jax.Array
+    per_spacing_above: jax.Array
+
+    @classmethod
+    def create(cls, sigma: SigmaLevels, dtype: jnp.dtype) -> "Layers":
+        per_spacing = 1 / np.diff(sigma.centers)
+        tables = dict(
+            thickness=sigma.thickness,
+            upper_edge=sigma.boundaries[:-1],
+            lower_edge=sigma.boundaries[1:],
+            alpha=sigma.alpha,
+            alpha_above=np.append(0, sigma.alpha[:-1]),
+            per_spacing_below=np.append(per_spacing, 0),
+            per_spacing_above=np.append(0, per_spacing),
+        )
+        return cls(**{name: jnp.asarray(x, dtype) for name, x in tables.items()})
+
+    def layout(self) -> "Layers":
+        """Where the tables lie: `PartitionSpec`s in their places."""
+        return Layers(**dict.fromkeys(_TABLES, P(LEVEL)))
+
+    def sigma_dot(
+        self, x: jax.Array, downward: jax.Array, total: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """sigma-dot at the upper edge of the first layer, and at all lower edges.
+
+        Args:
+          x: (divergence + v . grad ln ps) times thickness, [level, ...].
+          downward, total: its `running_sums`.
+
+        Returns:
+          [...] and [level, ...].
+        """
+        upper = self.upper_edge[0] * total - (downward[0] - x[0])
+        lower = on_layers(self.lower_edge, x) * total - downward
+        return upper, lower
+
+    def omega(self, x: jax.Array, downward: jax.Array) -> jax.Array:
+        """v . grad(ln ps) - omega / p, [level, ...]; arguments as of `sigma_dot`."""
+        sums = on_layers(self.alpha, x) * downward
+        sums += on_layers(self.alpha_above, x) * (downward - x)
+        return sums / on_layers(self.thickness, x)
+
+    def hydrostatic_weight(self, temperature: jax.Array) -> jax.Array:
+        """What each layer adds to the geopotential, over R, of those above it."""
+        return on_layers(self.alpha + self.alpha_above, temperature) * temperature
+
+    def geopotential(self, temperature: jax.Array, below: jax.Array) -> jax.Array:
+        """Geopotential over R above the ground, [level, ...].
+
+        `below` is the sum of `hydrostatic_weight` of all layers below each.
+        """
+        return on_layers(self.alpha, temperature) * temperature + below
+
+    def advection(
+        self, sigma_dot: tuple[jax.Array, jax.Array], fields: Sequence[jax.Array]
+    ) -> list[jax.Array]:
+        """- sigma-dot dx/d(sigma), centred, of every field [level, ...].
+
+        The planes next to a device's layers come from its neighbours, those of all
+        fields together.
+        """
+        upper, lower = sigma_dot
+        upper = upper * self.per_spacing_above[0] / 2
+        lower = lower * on_layers(self.per_spacing_below, lower) / 2
+        first, last = (jnp.stack([x[i] for x in fields]) for i in (0, -1))
+        above = jnp.unstack(partitioning.from_neighbour(last, LEVEL, -1))
+        below = jnp.unstack(partitioning.from_neighbour(first, LEVEL, 1))
+        results = []
+        for x, plane_above, plane_below in zip(fields, above, below, strict=True):
+            flux = lower * (x - jnp.concatenate([x[1:], plane_below[None]]))
+            from_above = upper * (plane_above - x[0])
+            results.append(flux + jnp.concatenate([from_above[None], flux[:-1]]))
+        return results
+
+    def advection_of(
+        self,
+        profile_gradient: tuple[jax.Array, jax.Array],
+        sigma_dot: tuple[jax.Array, jax.Array],
+    ) -> jax.Array:
+        """- sigma-dot dx/d(sigma) of a profile, from its gradients at edges.
+
+        `profile_gradient` [] and [level], and `sigma_dot`, are at the upper edge of
+        the first layer and at all lower edges.
+        """
+        upper, lower = sigma_dot
+        flux = lower * on_layers(profile_gradient[1], lower) / -2
+        from_above = upper * profile_gradient[0] / -2
+        return flux + jnp.concatenate([from_above[None], flux[:-1]])
+
+
+def on_layers(table: jax.Array, x: jax.Array) -> jax.Array:
+    """A table [level] shaped to multiply x [level, ...]."""
+    return table.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def sum_layers(x: jax.Array) -> jax.Array:
+    """Sum over a device's own layers: [level, ...] -> [...]."""
+    ones = jnp.ones(x.shape[0], x.dtype)
+    return jnp.einsum("k,k...->...", ones, x, precision="highest")
+
+
+def sums_below(x: jax.Array) -> jax.Array:
+    """Sums of a device's own layers below each: [level, ...] -> [level, ...]."""
+    return _times(np.triu(np.ones((x.shape[0],) * 2), 1), x)
+
+
+def _sums_down_to(x: jax.Array) -> jax.Array:
+    """Sums of a device's own layers down to each, that one included."""
+    return _times(np.tril(np.ones((x.shape[0],) * 2)), x)
+
+
+def _times(matrix: np.ndarray, x: jax.Array) -> jax.Array:
+    matrix = jnp.asarray(matrix, x.dtype)
+    return jnp.einsum("kj,j...->k...", matrix, x, precision="highest")
+
+
+def running_sums(
+    downward: Sequence[jax.Array], upward: Sequence[jax.Array] = ()
+) -> tuple[list[tuple[jax.Array, jax.Array]], list[jax.Array]]:
+    """Sums over the layers of all devices, with one exchange of planes.
+
+    Args:
+      downward: fields [level, ...] to be summed from the top.
+      upward: fields [level, ...] to be summed from the ground.
+
+    Returns:
+      For each of `downward` the sums of all layers down to each, that one included
+      [level, ...], and the total [...]; for each of `upward` the sums of all layers
+      below each, [level, ...].
+    """
+    down = [_sums_down_to(x) for x in downward]
+    up = [sums_below(x) for x in upward]
+    planes = [x[-1] for x in down]
+    planes += [sums[0] + x[0] for sums, x in zip(up, upward, strict=True)]
+    if partitioning.size(LEVEL) > 1:
+        above, below = sums_of_others(jnp.stack(planes))
+        above, below = jnp.unstack(above), jnp.unstack(below)
+        n = len(down)
+        down = [x + a for x, a in zip(down, above, strict=False)]
+        up = [x + b for x, b in zip(up, below[n:], strict=True)]
+        planes = [p + a + b for p, a, b in zip(planes, above, below, strict=True)]
+    return list(zip(down, planes, strict=False)), up
+
+
+def sums_of_others(planes: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What the layers above, and those below, this device's add up to.
+
+    `planes` holds the sums over a device's own layers; both results have its shape.
+    """
+    everyone = partitioning.all_gather(planes[None], LEVEL, dimension=0)
+    place = jnp.arange(len(everyone)) - partitioning.index(LEVEL)
+    sides = jnp.stack([place < 0, place > 0]).astype(planes.dtype)
+    return tuple(
+        jnp.unstack(jnp.einsum("sn,n...->s...", sides, everyone, precision="highest"))
+    )
+
+
+def all_layers(x: jax.Array, plane: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The layers of all devices, and a plane of each, with one exchange.
+
+    Args:
+      x: own layers, [level, ...].
+      plane: something of them, [...].
+
+    Returns:
+      [all levels, ...], and for each device the sum of the planes of those that hold
+      the layers below its own, [devices, ...].
+    """
+    if partitioning.size(LEVEL) == 1:
+        return x, jnp.zeros_like(plane)[None]
+    both = jnp.concatenate([x, plane[None]])[None]
+    everyone = partitioning.all_gather(both, LEVEL, dimension=0)
+    return everyone[:, :-1].reshape(-1, *x.shape[1:]), sums_below(everyone[:, -1])
