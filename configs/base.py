@@ -21,6 +21,9 @@ def get_config() -> ConfigDict:
     config.model.substeps = 2  # dycore steps in that time
     # Exponential filters of every dycore step: (tau in minutes, order, cutoff).
     config.model.filters = ((120.0, 3, 0.0),)
+    # What is conserved after every dycore step (model/dynamics/conservation.py): any of
+    # "mean_log_surface_pressure", "dry_mass", "total_energy".
+    config.model.fixers = ()
     config.model.geopotential_interpolation = "log_sigma"  # or "sigma", as published
     config.model.width = 64  # of the networks
     config.model.blocks = 2

@@ -5,6 +5,7 @@ preprocessing needs no JAX.
 """
 
 import argparse
+import importlib
 import json
 import os
 import sys
@@ -150,6 +151,25 @@ def _run_evaluate(args: argparse.Namespace) -> None:
     print(json.dumps(scores) if args.json else table)
 
 
+def _bench(parser: argparse.ArgumentParser) -> None:
+    from launch import benchmarks
+
+    names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+    for name in benchmarks.NAMES:
+        module = importlib.import_module(f"launch.benchmarks.{name}")
+        benchmark = names.add_parser(
+            name, help=module.SUMMARY, description=module.SUMMARY + "."
+        )
+        module.add_arguments(benchmark)
+        benchmark.add_argument("--json", action="store_true", help="for machines")
+        benchmark.set_defaults(benchmark=module.run)
+
+
+def _run_bench(args: argparse.Namespace) -> None:
+    figures = args.benchmark(args)
+    print(json.dumps(figures, indent=None if args.json else 2))
+
+
 COMMANDS = {
     "sample": (
         "make an ERA5-shaped sample data set (no download)",
@@ -164,6 +184,7 @@ COMMANDS = {
     "inspect": ("what is in a store or a run, and is it whole", _inspect, _run_inspect),
     "train": ("train a model, or go on with it", _train, _run_train),
     "forecast": ("forecast with a trained model", _forecast, _run_forecast),
+    "bench": ("run a benchmark", _bench, _run_bench),
     "evaluate": ("score forecasts against the truth", _evaluate, _run_evaluate),
 }
 

@@ -21,7 +21,11 @@ import zarr
 
 from model import units
 from model.dynamics import baroclinic_wave
-from model.dynamics.filters import exponential_factors, exponential_filter
+from model.dynamics.filters import (
+    exponential_factors,
+    exponential_filter,
+    filtered,
+)
 from model.dynamics.forcing import Forced
 from model.dynamics.integrators import imex_step
 from model.dynamics.primitive_equations import (
@@ -212,7 +216,8 @@ def six_hours(
         columns = to_columns(harmonics, state, equations.reference_temperature)
         forcing = to_spectral(harmonics, physics(columns, surroundings))
         forced = Forced(equations, forcing)
-        return smooth(imex_step(forced, STEP_MINUTES * units.HOUR / 60)(state)), None
+        core_step = imex_step(forced, STEP_MINUTES * units.HOUR / 60)
+        return filtered(core_step, [smooth])(state), None
 
     return jax.lax.scan(step, state, jnp.arange(STEPS))[0]
 

@@ -18,7 +18,8 @@ from jax.sharding import PartitionSpec as P
 
 from model import units
 from model.dynamics import baroclinic_wave
-from model.dynamics.filters import exponential_filter
+from model.dynamics.conservation import fixers
+from model.dynamics.filters import exponential_filter, filtered
 from model.dynamics.forcing import Forced
 from model.dynamics.integrators import imex_step
 from model.dynamics.primitive_equations import HUMIDITY, PrimitiveEquations
@@ -259,25 +260,23 @@ class NeuralGCM:
         """
         spec = self.spec
         minutes = spec.step_minutes / spec.substeps
+        dt = minutes / 60 * units.HOUR
+        equations, forcing = self.equations, None
+        if physics is not None:
+            tendencies = physics(self.columns(state), surroundings)
+            forcing = to_spectral(self.harmonics, tendencies)
+            equations = Forced(equations, forcing)
         filters = [
             exponential_filter(
                 spec.dycore_grid, minutes, f.tau_minutes, f.order, f.cutoff
             )
             for f in spec.filters
         ]
-        equations = self.equations
-        if physics is not None:
-            tendencies = physics(self.columns(state), surroundings)
-            equations = Forced(equations, to_spectral(self.harmonics, tendencies))
-        step = imex_step(equations, minutes / 60 * units.HOUR)
-
-        def substep(state: State, _: None) -> tuple[State, None]:
-            state = step(state)
-            for smooth in filters:
-                state = smooth(state)
-            return state, None
-
-        return jax.lax.scan(substep, state, length=spec.substeps)[0]
+        filters += fixers(spec.fixers, self.equations, forcing, dt)
+        step = filtered(imex_step(equations, dt), filters)
+        return jax.lax.scan(
+            lambda state, _: (step(state), None), state, length=spec.substeps
+        )[0]
 
     def learned_physics(self, networks: Networks) -> Physics:
         """The networks as a physics."""

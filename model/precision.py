@@ -13,13 +13,14 @@ word "high" that means three passes on a TPU means TF32 on an NVIDIA GPU, so tha
 chosen for TPUs only.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
 Precision = Literal["highest", "bf16_3x", "bf16_3x_emulated"]
 """Of the transforms' products. `bf16_3x_emulated` rounds as a TPU does, anywhere."""
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 def transform_precision(platform: str | None = None) -> Precision:

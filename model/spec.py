@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from model.dynamics.conservation import FIXERS
 from model.dynamics.primitive_equations import CONDENSATES, HUMIDITY
 from model.sphere.grids import GaussianGrid
 from model.vertical.sigma import SigmaLevels
@@ -41,13 +42,14 @@ class ModelSpec:
       step_minutes: between two evaluations of the physics.
       substeps: dycore steps in that time, all with the same physics tendency.
       filters: applied after every dycore step.
+      fixers: what is conserved after that (`dynamics.conservation.FIXERS`).
       geopotential_interpolation: the decoder's, linear in sigma (as published) or in
         ln(sigma), which follows the hydrostatic profile more closely.
       width, blocks, layers: of the networks (`physics.towers`).
 
     Raises:
-      ValueError: if the time steps do not divide an hour or each other, or the core
-        has more waves than the data.
+      ValueError: if the time steps do not divide an hour or each other, the core has
+        more waves than the data, or a name is unknown.
     """
 
     grid: GaussianGrid
@@ -57,6 +59,7 @@ class ModelSpec:
     step_minutes: int
     substeps: int
     filters: tuple[Filter, ...]
+    fixers: tuple[str, ...]
     geopotential_interpolation: Literal["sigma", "log_sigma"]
     width: int
     blocks: int
@@ -74,6 +77,8 @@ class ModelSpec:
             )
         if self.substeps < 1:
             raise ValueError(f"substeps={self.substeps} must be at least 1")
+        if unknown := sorted(set(self.fixers) - set(FIXERS)):
+            raise ValueError(f"fixers: {unknown[0]!r} is none of {', '.join(FIXERS)}")
         if self.geopotential_interpolation not in ("sigma", "log_sigma"):
             raise ValueError(
                 f"geopotential_interpolation={self.geopotential_interpolation!r} is "

@@ -26,6 +26,7 @@ def build_spec(config: ConfigDict, store: Store) -> ModelSpec:
             step_minutes=model.step_minutes,
             substeps=model.substeps,
             filters=tuple(Filter(*f) for f in model.filters),
+            fixers=tuple(model.fixers),
             geopotential_interpolation=model.geopotential_interpolation,
             width=model.width,
             blocks=model.blocks,

@@ -1,6 +1,11 @@
-"""Filters of the spectral state: the horizontal dissipation of the core."""
+"""Step filters: what is done to a state after every step of the core.
 
-from collections.abc import Callable
+A filter is any function of the states before and after the step; it returns the
+state to go on with. Here are those that dissipate the smallest scales; those that
+conserve are in `model.dynamics.conservation`.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import jax
@@ -11,6 +16,19 @@ from model.sphere.grids import GaussianGrid
 from model.sphere.harmonics import total_wavenumbers
 
 Y = TypeVar("Y")
+StepFilter = Callable[[Y, Y], Y]
+
+
+def filtered(step: Callable[[Y], Y], filters: Sequence[StepFilter[Y]]) -> Callable:
+    """`step`, with all `filters` applied one after another to what it makes."""
+
+    def filtered_step(before: Y) -> Y:
+        after = step(before)
+        for step_filter in filters:
+            after = step_filter(before, after)
+        return after
+
+    return filtered_step
 
 
 def exponential_factors(
@@ -27,10 +45,14 @@ def exponential_factors(
 
 def exponential_filter(
     grid: GaussianGrid, dt: float, tau: float, order: int, cutoff: float = 0.0
-) -> Callable[[Y], Y]:
+) -> StepFilter[Y]:
     """Filter for one step of `dt`; waves of the smallest scale decay in `tau`.
 
     `dt` and `tau` in the same units.
     """
     factors = exponential_factors(grid, dt / tau, order, cutoff)
-    return lambda tree: jax.tree.map(lambda x: x * jnp.asarray(factors, x.dtype), tree)
+
+    def smooth(before: Y, after: Y) -> Y:
+        return jax.tree.map(lambda x: x * jnp.asarray(factors, x.dtype), after)
+
+    return smooth

@@ -1,8 +1,8 @@
 """The idealised physics of the sample planet.
 
-Held and Suarez (1994), doi:10.1175/1520-0477(1994)075<1825:APFTIO>2.0.CO;2: relaxation
-of temperature and friction near the ground; to it are added a surface that is felt by
-the lowest layers (sea temperature, a land that the Sun warms by day) and a water cycle
+That of Held and Suarez (`held_suarez`), relaxation of temperature and friction near the
+ground; to it are added a surface that is felt by the
+lowest layers (sea temperature, a land that the Sun warms by day) and a water cycle
 (evaporation, boundary-layer mixing, condensation with latent heat, clouds that rain
 out). It makes the sample data, which the networks then learn without knowing it, and
 it can stand in for them (`--physics=oracle`).
@@ -10,20 +10,22 @@ it can stand in for them (`--physics=oracle`).
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from model import units
 from model.dynamics.primitive_equations import CONDENSATES, HUMIDITY
 from model.physics.columns import Columns, Physics, Surroundings, Tendencies
+from model.physics.held_suarez import (
+    BOUNDARY_LAYER,
+    FRICTION,
+    equilibrium_temperature,
+    near_ground,
+    relaxation_rate,
+)
 from model.vertical.sigma import SigmaLevels
 
 _ICE, _LIQUID = CONDENSATES
-_BOUNDARY_LAYER = 0.7  # sigma at its top
 
 # Rates, per model time unit.
-_FRICTION = 1 / units.DAY
-_COOLING = 1 / (40 * units.DAY)
-_SURFACE_COOLING = 1 / (4 * units.DAY)
 _EVAPORATION = 1 / (12 * units.HOUR)
 _MIXING = 1 / (24 * units.HOUR)
 _CONDENSATION = 1 / units.HOUR
@@ -60,15 +62,14 @@ def idealised_physics(sigma: SigmaLevels) -> Physics:
     """The physics for columns on `sigma` layers."""
     centers = sigma.centers[:, None, None, None]
     thickness = sigma.thickness[:, None, None, None]
-    near_ground = np.maximum(0, (centers - _BOUNDARY_LAYER) / (1 - _BOUNDARY_LAYER))
-    boundary = (centers > _BOUNDARY_LAYER) * thickness
+    lowest = near_ground(sigma)
+    boundary = (centers > BOUNDARY_LAYER) * thickness
     boundary = boundary / boundary.sum()
 
     def physics(columns: Columns, surroundings: Surroundings) -> Tendencies:
         dtype = columns.u.dtype
-        ground, mixed = jnp.asarray(near_ground, dtype), jnp.asarray(boundary, dtype)
+        ground, mixed = jnp.asarray(lowest, dtype), jnp.asarray(boundary, dtype)
         sin = surroundings.sin_latitude
-        cos2 = 1 - sin**2
         surface_pressure = jnp.exp(columns.log_surface_pressure)
         pressure = jnp.asarray(centers, dtype) * surface_pressure
         temperature = columns.temperature
@@ -79,11 +80,9 @@ def idealised_physics(sigma: SigmaLevels) -> Physics:
         surface = land * warmed_land
         surface += (1 - land) * surroundings.sea_surface_temperature
 
-        equilibrium = 315.0 - 60.0 * sin**2 - 10.0 * jnp.log(pressure) * cos2
-        equilibrium = jnp.maximum(200.0, pressure**units.KAPPA * equilibrium)
+        equilibrium = equilibrium_temperature(pressure, sin)
         equilibrium += ground * (surface - profile)
-        rate = _COOLING + (_SURFACE_COOLING - _COOLING) * ground * cos2**2
-        heating = -rate * (temperature - equilibrium)
+        heating = -relaxation_rate(ground, sin) * (temperature - equilibrium)
 
         humidity = columns.tracers[HUMIDITY]
         wet = (1 - land) * (1 - surroundings.sea_ice_cover) + _LAND_WETNESS * land
@@ -97,8 +96,8 @@ def idealised_physics(sigma: SigmaLevels) -> Physics:
         frozen = jnp.clip((273.15 - temperature) / 20, 0.0, 1.0)
         ice, liquid = columns.tracers[_ICE], columns.tracers[_LIQUID]
         return Tendencies(
-            u=-_FRICTION * ground * columns.u,
-            v=-_FRICTION * ground * columns.v,
+            u=-FRICTION * ground * columns.u,
+            v=-FRICTION * ground * columns.v,
             temperature=heating + units.LATENT_HEAT_OVER_CP * condensation,
             tracers={
                 HUMIDITY: evaporation + mixing + refill - condensation,

@@ -173,6 +173,21 @@ class SphericalHarmonics:
         return (l >= m) & (l <= self.grid.truncation) & ((part == 0) | (m > 0))
 
     @property
+    def is_mean(self) -> jax.Array | np.ndarray:
+        """True at the coefficient of the mean over the sphere, [2, own m, l]."""
+        parts, m, l = self.modal_shape  # noqa: E741
+        first = np.zeros((parts, m // partitioning.size(LAT), l), bool)
+        first[0, 0, 0] = True
+        return first & (partitioning.index(LAT) == 0)
+
+    @property
+    def own_weights(self) -> jax.Array:
+        """Quadrature weights of own grid points, [own latitude, 1]."""
+        own = self.sin_latitude.shape[-2]
+        start = partitioning.index(LAT) * own if own < len(self.weights) else 0
+        return jax.lax.dynamic_slice_in_dim(self.weights, start, own)
+
+    @property
     def sec2_latitude(self) -> jax.Array:
         """1 / cos^2(latitude), [2, latitude, 1]."""
         return 1 / (1 - self.sin_latitude**2)

@@ -9,7 +9,7 @@ import pytest
 
 from model import units
 from model.dynamics import baroclinic_wave
-from model.dynamics.filters import exponential_filter
+from model.dynamics.filters import exponential_filter, filtered
 from model.dynamics.integrators import imex_step
 from model.dynamics.primitive_equations import PrimitiveEquations
 from model.sphere.grids import parse_grid
@@ -33,10 +33,8 @@ def equations() -> PrimitiveEquations:
 @jax.jit
 def one_day(equations, state):
     smooth = exponential_filter(GRID, dt=1200.0, tau=75.0, order=18)
-    step = imex_step(equations, DT)
-    state, _ = jax.lax.scan(
-        lambda y, _: (smooth(step(y)), None), state, length=STEPS_PER_DAY
-    )
+    step = filtered(imex_step(equations, DT), [smooth])
+    state, _ = jax.lax.scan(lambda y, _: (step(y), None), state, length=STEPS_PER_DAY)
     return state
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from model.dynamics import primitive_equations
-from model.dynamics.filters import exponential_filter
+from model.dynamics.filters import exponential_filter, filtered
 from model.dynamics.integrators import imex_step
 from model.dynamics.primitive_equations import PrimitiveEquations
 from model.dynamics.state import State
@@ -91,6 +91,7 @@ def test_tendencies_of_the_real_analysis(grid_name, real_store):
         step_minutes=60,
         substeps=1,
         filters=(),
+        fixers=(),
         geopotential_interpolation="sigma",
         width=8,
         blocks=1,
@@ -132,7 +133,7 @@ def test_trajectory():
     theirs = judges.dinosaur_equations(grid, LAYERS, reference, orography, moist=False)
     dt = 0.25
     smooth = exponential_filter(grid, dt, tau=dt / 16, order=18)
-    step = jax.jit(lambda e, y: smooth(imex_step(e, dt)(y)))
+    step = jax.jit(lambda e, y: filtered(imex_step(e, dt), [smooth])(y))
     their_step = jax.jit(
         dinosaur.time_integration.step_with_filters(
             dinosaur.time_integration.imex_rk_sil3(theirs, dt),

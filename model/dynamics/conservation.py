@@ -1,0 +1,189 @@
+"""What an atmosphere has of mass, energy and angular momentum, and fixers of them.
+
+The primitive equations conserve dry mass, total energy and the angular momentum about
+the planet's axis (mountains aside). A spectral core with ln(ps) as a variable
+conserves none of them exactly: `budget` measures them, and the fixers, step filters
+(`model.dynamics.filters`) to be used where a long run needs them, put back what a
+step has lost.
+
+Integrals are exact Gauss quadratures on the core's grid, over the devices of a mesh
+where the atmosphere is split.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from model import partitioning, units
+from model.dynamics.filters import StepFilter
+from model.dynamics.primitive_equations import (
+    CONDENSATES,
+    HUMIDITY,
+    PrimitiveEquations,
+)
+from model.dynamics.state import State
+from model.partitioning import LAT, LEVEL
+from model.vertical.layers import on_layers, sum_layers
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """Means over the sphere, scalars, in model units; `si` converts them.
+
+    Attributes:
+      log_surface_pressure: of ln(ps / p00).
+      surface_pressure: of ps, the weight of all air.
+      dry_mass: of ps without vapour and condensates.
+      total_energy: of the integral of (kinetic + cp T + surface geopotential) over
+        mass, times gravity; cp with vapour.
+      heat_capacity: the derivative of `total_energy` by a uniform change of T.
+      angular_momentum: of the integral of (u + Omega cos(lat)) cos(lat) over mass,
+        times gravity.
+    """
+
+    log_surface_pressure: jax.Array
+    surface_pressure: jax.Array
+    dry_mass: jax.Array
+    total_energy: jax.Array
+    heat_capacity: jax.Array
+    angular_momentum: jax.Array
+
+    def si(self) -> dict[str, float]:
+        """Pa, kg/m2, J/m2, and kg/s (of a mean angular momentum per area)."""
+        gravity = units.GRAVITY / units.METRE * units.SECOND**2
+        mass = 1 / units.PASCAL / gravity
+        return {
+            "log_surface_pressure": float(self.log_surface_pressure),
+            "surface_pressure_Pa": float(self.surface_pressure / units.PASCAL),
+            "dry_mass_kg_m2": float(self.dry_mass) * mass,
+            "total_energy_J_m2": float(self.total_energy) * mass / units.GEOPOTENTIAL,
+            "angular_momentum_kg_s": float(self.angular_momentum)
+            * mass
+            * units.EARTH_RADIUS
+            / units.VELOCITY,
+        }
+
+
+def budget(equations: PrimitiveEquations, state: State) -> Budget:
+    """The means of a state; inside `shard_map`, equal on all of its devices."""
+    h = equations.harmonics
+    whole, ground = h.gather((state, equations.orography))
+    names = [n for n in (HUMIDITY, *CONDENSATES) if n in state.tracers]
+    spectral = [*h.cos_wind(whole.vorticity, whole.divergence), whole.temperature]
+    spectral += [whole.tracers[name] for name in names]
+    spectral.append(jnp.stack([whole.log_surface_pressure, ground]))
+    nodal = h.to_nodal(jnp.concatenate(spectral))
+    u, v, temperature, *water, surface = partitioning.split_planes(nodal, spectral)
+    lnps, ground = surface
+    sec2 = h.sec2_latitude
+
+    # u and v carry a factor cos(lat).
+    kinetic = sec2 * (u * u + v * v) / 2
+    temperature += on_layers(equations.reference_temperature, temperature)
+    vapour = water[0] if HUMIDITY in names else jnp.zeros_like(temperature)
+    cp = 1 + (units.VAPOUR_HEAT_RATIO - 1) * vapour
+    cp *= units.GAS_CONSTANT / units.KAPPA
+    layers = on_layers(equations.layers.thickness, temperature)
+
+    def columns(x: jax.Array) -> jax.Array:
+        """Integral of [level, ...] over sigma."""
+        total = sum_layers(x * layers)
+        if partitioning.size(LEVEL) == 1:
+            return total
+        return jax.lax.psum(total, LEVEL)
+
+    weights = h.own_weights / (4 * np.pi)
+
+    def mean(x: jax.Array) -> jax.Array:
+        total = jnp.sum(x * weights)
+        return total if partitioning.size(LAT) == 1 else jax.lax.psum(total, LAT)
+
+    pressure = jnp.exp(lnps)
+    moisture = columns(sum(water, jnp.zeros_like(temperature)))
+    return Budget(
+        log_surface_pressure=mean(lnps),
+        surface_pressure=mean(pressure),
+        dry_mass=mean(pressure * (1 - moisture)),
+        total_energy=mean(pressure * (columns(kinetic + cp * temperature) + ground)),
+        heat_capacity=mean(pressure * columns(cp)),
+        # Omega = 1/2, cos^2 = 1 / sec2.
+        angular_momentum=mean(pressure * (columns(u) + 0.5 / sec2)),
+    )
+
+
+# ---- fixers
+
+
+def fix_mean_log_surface_pressure(equations: PrimitiveEquations) -> StepFilter[State]:
+    """Keeps the mean of ln(ps), as the published models do."""
+
+    def fix(before: State, after: State) -> State:
+        mean = equations.harmonics.is_mean
+        lnps = jnp.where(mean, before.log_surface_pressure, after.log_surface_pressure)
+        return dataclasses.replace(after, log_surface_pressure=lnps)
+
+    return fix
+
+
+def fix_dry_mass(equations: PrimitiveEquations) -> StepFilter[State]:
+    """Keeps the dry mass: scales the surface pressure by one factor everywhere."""
+
+    def fix(before: State, after: State) -> State:
+        old, new = budget(equations, before), budget(equations, after)
+        change = _uniform(equations, jnp.log(old.dry_mass / new.dry_mass))
+        lnps = after.log_surface_pressure + change
+        return dataclasses.replace(after, log_surface_pressure=lnps)
+
+    return fix
+
+
+def fix_total_energy(
+    equations: PrimitiveEquations, forcing: State | None = None
+) -> StepFilter[State]:
+    """Keeps the total energy: changes the temperature by one amount everywhere.
+
+    `forcing` is what a physics adds to the state in the step; the energy that it
+    brings is kept too. Put it after the fixers of mass, which change the energy.
+    """
+
+    def fix(before: State, after: State) -> State:
+        if forcing is not None:
+            before = jax.tree.map(jnp.add, before, forcing)
+        old, new = budget(equations, before), budget(equations, after)
+        warming = (old.total_energy - new.total_energy) / new.heat_capacity
+        temperature = after.temperature + _uniform(equations, warming)
+        return dataclasses.replace(after, temperature=temperature)
+
+    return fix
+
+
+FIXERS = ("mean_log_surface_pressure", "dry_mass", "total_energy")
+
+
+def fixers(
+    names: Sequence[str],
+    equations: PrimitiveEquations,
+    forcing: State | None = None,
+    dt: float | None = None,
+) -> list[StepFilter[State]]:
+    """The fixers of these `FIXERS`, in the order in which they go together.
+
+    `forcing` is the tendency of a physics during the step of `dt`, if there is one.
+    """
+    added = jax.tree.map(lambda x: dt * x, forcing)
+    known = {
+        "mean_log_surface_pressure": fix_mean_log_surface_pressure(equations),
+        "dry_mass": fix_dry_mass(equations),
+        "total_energy": fix_total_energy(equations, added),
+    }
+    return [fix for name, fix in known.items() if name in names]
+
+
+def _uniform(equations: PrimitiveEquations, value: jax.Array) -> jax.Array:
+    """A field that is `value` everywhere, spectral [2, m, l] of own m."""
+    mean = equations.harmonics.is_mean
+    return jnp.where(mean, np.sqrt(4 * np.pi) * value, jnp.zeros((), value.dtype))
