@@ -9,6 +9,7 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.store = ""  # finished store of `podgcm preprocess`
+    config.data.grid = ""  # of a store that is not there yet, for `podgcm plan`
     config.data.train_times = ""  # START/STOP, inclusive
     config.data.eval_times = ""  # START/STOP; keep it away from train_times
     config.data.hours = 6  # between the frames of a window

@@ -14,6 +14,7 @@ from configs import base
 def get_config() -> ConfigDict:
     config = base.get_config()
     config.data.store = "demo/tl31"
+    config.data.grid = "TL31"
     config.data.train_times = "2001-01-01/2001-02-01"
     config.data.eval_times = "2001-02-03/2001-02-09"
     config.data.frames = 3

@@ -170,6 +170,37 @@ def _run_bench(args: argparse.Namespace) -> None:
     print(json.dumps(figures, indent=None if args.json else 2))
 
 
+def _plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, help="such as configs/demo.py")
+    parser.add_argument(
+        "--topology", required=True, help="a slice, such as v5p:2x2x1 or v5e:4x4"
+    )
+    parser.add_argument(
+        "--mesh",
+        help="AXIS=SIZE,... such as level=4,lat=1 (default: that of the config); "
+        "without data=, the data axis takes the devices that are left",
+    )
+    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.epilog = (
+        "Nothing runs, and no TPU is needed: the training step is compiled by the TPU "
+        "compiler, and its program is accounted for. Exit code 1 if it does not fit. "
+        "Any knob of configs/base.py is overridden by --config.NAME=VALUE."
+    )
+
+
+def _run_plan(args: argparse.Namespace) -> int:
+    from launch.tpu import topology
+
+    topology.prepare()
+    from launch.plan import format_plan, plan
+    from train.config import load_config
+
+    config = load_config(args.config, args.overrides)
+    figures = plan(config, args.topology, args.mesh)
+    print(json.dumps(figures) if args.json else format_plan(figures))
+    return 0 if figures["fits"] else 1
+
+
 COMMANDS = {
     "sample": (
         "make an ERA5-shaped sample data set (no download)",
@@ -184,6 +215,11 @@ COMMANDS = {
     "inspect": ("what is in a store or a run, and is it whole", _inspect, _run_inspect),
     "train": ("train a model, or go on with it", _train, _run_train),
     "forecast": ("forecast with a trained model", _forecast, _run_forecast),
+    "plan": (
+        "what a training step would cost on a TPU slice that is not there",
+        _plan,
+        _run_plan,
+    ),
     "bench": ("run a benchmark", _bench, _run_bench),
     "evaluate": ("score forecasts against the truth", _evaluate, _run_evaluate),
 }
@@ -202,8 +238,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             add_arguments(command)
     overrides = [a.removeprefix("--config.") for a in argv if a.startswith("--config.")]
     args = parser.parse_args([a for a in argv if not a.startswith("--config.")])
-    if overrides and args.command != "train":
-        parser.error("--config.* flags are for `podgcm train`")
+    if overrides and args.command not in ("train", "plan"):
+        parser.error("--config.* flags are for `podgcm train` and `podgcm plan`")
     args.overrides = overrides
     return args
 

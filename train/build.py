@@ -1,12 +1,14 @@
 """From a configuration to the objects that it describes."""
 
+from collections.abc import Sequence
+
 import optax
 from ml_collections import ConfigDict
 
 from model.neural_gcm import NeuralGCM
 from model.partitioning import AXES
 from model.spec import Filter, ModelSpec
-from model.sphere.grids import parse_grid
+from model.sphere.grids import GaussianGrid, parse_grid
 from model.vertical.sigma import SigmaLevels
 from pipeline.errors import UserError
 from pipeline.store import Store
@@ -14,15 +16,17 @@ from train.losses import LossWeights
 from train.mesh import MeshShape
 
 
-def build_spec(config: ConfigDict, store: Store) -> ModelSpec:
-    """The specification of the model, on the grid and levels of `store`."""
+def build_spec(
+    config: ConfigDict, grid: GaussianGrid, levels: Sequence[float]
+) -> ModelSpec:
+    """The specification of the model, on the grid and pressure levels of the data."""
     model = config.model
     try:
         return ModelSpec(
-            grid=store.grid,
+            grid=grid,
             dycore_grid=parse_grid(model.dycore_grid),
             sigma=SigmaLevels.equidistant(model.layers),
-            levels=tuple(float(level) for level in store.levels),
+            levels=tuple(float(level) for level in levels),
             step_minutes=model.step_minutes,
             substeps=model.substeps,
             filters=tuple(Filter(*f) for f in model.filters),

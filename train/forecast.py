@@ -49,7 +49,7 @@ def restore_model(
     Raises:
       UserError: if the run has no checkpoint, or it does not fit.
     """
-    spec = build.build_spec(config, store)
+    spec = build.build_spec(config, store.grid, store.levels)
     model = build.build_model(spec, store)
     with Checkpoints(workdir, keep=None) as checkpoints:
         step = checkpoints.latest_step

@@ -51,7 +51,7 @@ def train(config: ConfigDict, workdir: str) -> None:
     store = open_store(config.data.store)
     check_store(store)
     build.check_rollout(config)
-    spec = build.build_spec(config, store)
+    spec = build.build_spec(config, store.grid, store.levels)
     shape = build.build_mesh_shape(config)
     shape.check(spec, config.train.batch)
     mesh = make_mesh(shape)

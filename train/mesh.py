@@ -80,14 +80,14 @@ def _divisors(number: int) -> str:
     return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)
 
 
-def make_mesh(shape: MeshShape) -> Mesh:
-    """A mesh of the first devices, with automatic axes.
+def make_mesh(shape: MeshShape, devices: Sequence | None = None) -> Mesh:
+    """A mesh of the first of `devices` (default: all of JAX's), with automatic axes.
 
     Raises:
       UserError: if there are fewer devices than the mesh needs.
     """
     sizes = tuple(getattr(shape, axis) for axis in AXES)
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     needed = int(np.prod(sizes))
     if needed > len(devices):
         raise UserError(

@@ -28,7 +28,7 @@ def first_frame(store, dtype=np.float32):
 
 @pytest.fixture
 def tiny(tiny_store, tiny_config):
-    spec = build.build_spec(tiny_config, tiny_store)
+    spec = build.build_spec(tiny_config, tiny_store.grid, tiny_store.levels)
     model = NeuralGCM.create(
         spec,
         tiny_store.read("geopotential_at_surface", None),

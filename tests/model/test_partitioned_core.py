@@ -1,9 +1,7 @@
 """The core on a mesh equals the serial core: forward, gradient, and its collectives."""
 
-import collections
 import dataclasses
 import functools
-import re
 
 import jax
 import jax.numpy as jnp

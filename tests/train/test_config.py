@@ -66,7 +66,7 @@ def test_every_experiment_has_the_knobs_of_base():
     ],
 )
 def test_meshes_that_do_not_fit_are_told(tiny_store, tiny_config, changes, message):
-    spec = build.build_spec(tiny_config, tiny_store)
+    spec = build.build_spec(tiny_config, tiny_store.grid, tiny_store.levels)
     shape = dataclasses.replace(MeshShape(), **changes)
     with pytest.raises(UserError, match=message):
         shape.check(spec, batch=2)
@@ -89,7 +89,7 @@ def test_too_few_devices_are_told():
 def test_wrong_models_are_told(tiny_store, tiny_config, key, value, message):
     tiny_config.model[key] = value
     with pytest.raises(UserError, match=message):
-        build.build_spec(tiny_config, tiny_store)
+        build.build_spec(tiny_config, tiny_store.grid, tiny_store.levels)
 
 
 def test_a_folder_of_another_run_is_refused_and_left_alone(tmp_path, tiny_config):

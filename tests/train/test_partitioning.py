@@ -25,7 +25,7 @@ def on_mesh(tiny_store, make_tiny_config):
     config = make_tiny_config()
     config.model.step_minutes = 180
     config.model.substeps = 2
-    spec = build.build_spec(config, tiny_store)
+    spec = build.build_spec(config, tiny_store.grid, tiny_store.levels)
     last = len(tiny_store.times) - 1
     scales = calibrate(build.build_model(spec, tiny_store), tiny_store, 0, last)
     windows = Windows(tiny_store, 0, last, frames=3, hours=HOURS)

@@ -1,0 +1,1 @@
+"""The TPU compiler as a measuring device, on machines without a TPU."""

@@ -1,0 +1,271 @@
+"""The cost model counts what programs compiled by the TPU compiler do."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from launch.tpu import cost, hlo, topology
+from launch.tpu.measure import abstract, measure
+from model.precision import einsum
+from pipeline.errors import UserError
+
+CHIP = cost.CHIPS["v5p"]
+AXES = ("level", "lat")
+
+
+@pytest.fixture(scope="module")
+def devices():
+    pytest.importorskip("libtpu", reason="needs the extra `plan`")
+    topology.prepare()
+    with jax.enable_x64(False):  # as programs for a TPU are compiled
+        yield topology.devices("v5p:2x2x1")
+
+
+def on_tpu(devices, function, *shapes, dtype=jnp.float32):
+    """Measurement of `function` on one device."""
+    mesh = Mesh(np.array(devices[:1]), "x")
+    arguments = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+    shardings = [NamedSharding(mesh, P())] * len(arguments)
+    return measure(jax.jit(function), abstract(arguments, shardings), mesh, CHIP)
+
+
+def on_mesh(devices, function, shape, in_spec, out_spec):
+    """Cost of `function` under `shard_map` on (level, lat) = (2, 2)."""
+    mesh = Mesh(np.array(devices).reshape(2, 2), AXES)
+    mapped = jax.shard_map(
+        lambda x: function(x * 2.0) + 1.0,
+        mesh=mesh,
+        in_specs=in_spec,
+        out_specs=out_spec,
+        check_vma=False,
+    )
+    argument = jax.ShapeDtypeStruct(
+        shape, jnp.float32, sharding=NamedSharding(mesh, in_spec)
+    )
+    return measure(jax.jit(mapped), (argument,), mesh, CHIP).cost
+
+
+@pytest.mark.parametrize(
+    "precision, passes", [("highest", 6), ("bf16_3x", 3), ("default", 1)]
+)
+def test_passes_of_a_product(devices, precision, passes):
+    def product(x, y):
+        if precision == "default":
+            return jnp.einsum("ij,jk->ik", x, y, precision="default")
+        return einsum("ij,jk->ik", x, y, precision)
+
+    measured = on_tpu(devices, product, (256, 512), (512, 128)).cost
+    assert measured.flops == 2 * 256 * 512 * 128
+    assert measured.mxu_flops == passes * measured.flops
+
+
+def test_bfloat16_operands_take_one_pass(devices):
+    measured = on_tpu(
+        devices,
+        lambda x, y: jnp.matmul(x, y, precision="highest"),
+        (256, 512),
+        (512, 128),
+        dtype=jnp.bfloat16,
+    ).cost
+    assert measured.mxu_flops == measured.flops == 2 * 256 * 512 * 128
+
+
+@pytest.mark.parametrize(
+    "subscripts, left, right, multiplications",
+    [
+        ("bij,bjk->bik", (24, 64, 96), (24, 96, 128), 24 * 64 * 96 * 128),
+        (
+            "pmkj,acmkp->pacmj",
+            (2, 22, 11, 16),
+            (5, 2, 22, 11, 2),
+            2 * 22 * 11 * 16 * 10,
+        ),
+        ("cmi,acmj->aji", (2, 22, 64), (5, 2, 22, 16), 2 * 22 * 64 * 5 * 16),
+    ],
+)
+def test_batched_products(devices, subscripts, left, right, multiplications):
+    """The compiler turns them into dilated and padded convolutions."""
+    measured = on_tpu(
+        devices, lambda x, y: einsum(subscripts, x, y) * 2.0, left, right
+    ).cost
+    assert measured.flops == 2 * multiplications
+
+
+def test_a_scan_of_ten_counts_ten_bodies(devices):
+    def rounds(n):
+        def program(x, y):
+            return jax.lax.scan(
+                lambda c, _: (jnp.tanh(einsum("ij,jk->ik", c, y)), None), x, length=n
+            )[0]
+
+        return on_tpu(devices, program, (512, 512), (512, 512))
+
+    one, ten = rounds(1).cost, rounds(10)
+    assert ten.cost.flops == 10 * one.flops == 10 * 2 * 512**3
+    assert ten.cost.mxu_flops == 6 * ten.cost.flops
+    # The compiler's own figure does not know the trip count.
+    assert ten.compiler["flops"] < 4 * one.flops
+
+
+def test_scans_within_scans_multiply(devices):
+    def program(x, y):
+        def inner(c, _):
+            return jnp.tanh(einsum("ij,jk->ik", c, y)), None
+
+        def outer(c, _):
+            return jax.lax.scan(inner, c, length=3)[0] + 1, None
+
+        return jax.lax.scan(outer, x, length=4)[0]
+
+    measured = on_tpu(devices, program, (256, 256), (256, 256)).cost
+    assert measured.flops == 12 * 2 * 256**3
+
+
+def test_bytes_of_an_elementwise_program(devices):
+    """Reads two arrays too large for VMEM, writes one."""
+    shape = (8192, 8192)
+    measured = on_tpu(devices, lambda x, y: x * y + 1, shape, shape).cost
+    assert measured.bytes == pytest.approx(3 * 4 * np.prod(shape), rel=0.01)
+    assert measured.seconds == pytest.approx(measured.bytes / CHIP.memory_bandwidth)
+
+
+def test_bytes_are_those_of_whole_tiles(devices):
+    """Rows of 130 numbers take two tiles of 128, whatever is done with them."""
+    shape = (130, 65536)
+    array = hlo._array(hlo._SHAPE.match("f32[65536,130]{1,0:T(8,128)}"))
+    assert array.bytes == 4 * 65536 * 130
+    assert array.padded_bytes == 4 * 65536 * 256
+    measured = on_tpu(devices, lambda x: x.T * 2, shape).cost
+    assert measured.bytes >= 2 * 4 * np.prod(shape)
+
+
+SHAPE = (64, 128, 128)  # 4 MiB
+WHOLE = 4 * np.prod(SHAPE)
+
+
+@pytest.mark.parametrize(
+    "kind, axis, function, in_spec, out_spec, received",
+    [
+        (
+            "all-gather",
+            "lat",
+            lambda x: jax.lax.all_gather(x, "lat", axis=0, tiled=True),
+            P("lat"),
+            P(),
+            WHOLE / 2,
+        ),
+        (
+            "reduce-scatter",
+            "level",
+            lambda x: jax.lax.psum_scatter(x, "level", scatter_dimension=0, tiled=True),
+            P(),
+            P("level"),
+            WHOLE / 2,
+        ),
+        ("all-reduce", "lat", lambda x: jax.lax.psum(x, "lat"), P(), P(), WHOLE),
+        (
+            "all-reduce",
+            "level+lat",
+            lambda x: jax.lax.psum(x, AXES),
+            P(),
+            P(),
+            WHOLE * 2 * 3 / 4,
+        ),
+        (
+            "all-to-all",
+            "level",
+            lambda x: jax.lax.all_to_all(x, "level", 1, 0, tiled=True),
+            P("level"),
+            P(None, "level"),
+            WHOLE / 4,
+        ),
+        (
+            "collective-permute",
+            "lat",
+            lambda x: jax.lax.ppermute(x, "lat", [(0, 1)]),
+            P("lat"),
+            P("lat"),
+            WHOLE / 2,
+        ),
+    ],
+)
+def test_collectives(devices, kind, axis, function, in_spec, out_spec, received):
+    measured = on_mesh(devices, function, SHAPE, in_spec, out_spec)
+    assert [(c.kind, c.axes) for c in measured.collectives] == [(kind, axis)]
+    (found,) = measured.collectives
+    assert found.count == 1
+    assert found.bytes == received
+    assert found.seconds > received / (2 * CHIP.link_bandwidth)
+
+
+def test_collectives_in_a_scan_count_every_round(devices):
+    def program(x):
+        return jax.lax.scan(
+            lambda c, _: (jnp.sin(jax.lax.psum(c, "lat")), None), x, length=7
+        )[0]
+
+    (found,) = on_mesh(devices, program, SHAPE, P(), P()).collectives
+    assert (found.count, found.bytes) == (7, 7 * WHOLE)
+
+
+def test_what_does_not_fit_is_told_with_its_size(devices):
+    huge = (2**18, 2**18)  # 256 GiB
+    measured = on_tpu(devices, lambda x: jnp.sin(x) @ x, huge)
+    assert not measured.fits and measured.cost is None
+    assert measured.memory["peak"] > measured.memory["available"] > 90 * 2**30
+
+
+def test_groups_of_devices_are_named_by_mesh_axes():
+    mesh = {"data": 2, "level": 2, "lat": 2}
+    for attributes, axes in [
+        ("replica_groups={{0,1},{2,3},{4,5},{6,7}}", "lat"),
+        ("replica_groups={{0,2},{1,3},{4,6},{5,7}}", "level"),
+        ("replica_groups=[4,2]<=[2,4]T(1,0)", "data"),
+        ("replica_groups=[2,4]<=[8]", "level+lat"),
+        ("replica_groups=[1,8]<=[8]", "data+level+lat"),
+        ("source_target_pairs={{0,2},{1,3},{4,6},{5,7}}", "level"),
+    ]:
+        groups, _ = cost._groups(attributes, 8)
+        assert cost._axes(groups, mesh) == axes, attributes
+
+
+def test_a_loop_of_unknown_length_is_refused(devices):
+    def program(x):
+        return jax.lax.while_loop(lambda c: jnp.sum(c) < 1e6, lambda c: c * 1.1, x)
+
+    with pytest.raises(ValueError, match="trip count"):
+        on_tpu(devices, program, (128, 128))
+
+
+def test_unknown_slices_are_refused(devices):
+    for name in ("v5p", "v9:2x2", "v5p:3x3x1"):
+        with pytest.raises(UserError, match=name):
+            topology.devices(name)
+
+
+@pytest.mark.slow
+def test_plan_of_the_demo():
+    """The whole training step, by the command, in a process of its own."""
+    command = [sys.executable, "-m", "launch.cli", "plan", "--json"]
+    command += ["--config=configs/demo.py", "--topology=v5p:2x2x1"]
+    command += ["--mesh=level=4,lat=1", "--config.train.batch=1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert figures["fits"] and figures["devices"] == 4
+    assert figures["mesh"] == {"data": 1, "ensemble": 1, "level": 4, "lat": 1}
+    memory = figures["memory"]
+    # Parameters, their average and the optimizer's two moments are donated.
+    assert memory["aliased"] > 0.9 * 4 * 4 * 106_304
+    assert memory["peak"] < memory["available"]
+    kinds = {(c["kind"], c["axes"]) for c in figures["collectives"]}
+    assert ("all-to-all", "level") in kinds  # columns and levels
+    assert not any("lat" in axes.split("+") for _, axes in kinds)
+    assert figures["modelled_seconds"]["total"] > 0
