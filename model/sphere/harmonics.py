@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 # Up to so many devices along `lat` gathering the state moves less than transposing
 # each field (BUILD.md, "The mesh", has the figures).
-LARGEST_GATHER = 4
+LARGEST_GATHER = 2
 
 
 def total_wavenumbers(grid: GaussianGrid) -> np.ndarray:

@@ -1,27 +1,34 @@
-"""The program on 8 devices equals that on one: loss and gradient of a rollout."""
+"""The program on 8 devices equals that on one: a whole training step of a rollout."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from flax import nnx
 
-from model.neural_gcm import Networks, NeuralGCM
+from model.neural_gcm import NeuralGCM
 from train import build
 from train.calibration import calibrate, with_scales
 from train.data import BatchReader, Windows
-from train.mesh import MeshShape, make_mesh, replicated, tree_shardings
-from train.step import loss_and_gradient, split_networks
+from train.mesh import MeshShape, make_mesh, state_shardings, tree_shardings
+from train.step import initial_state, make_train_step
 
 HOURS = 6
+SAMPLES = 8
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4}
+# With plain gradient descent the new parameters tell the gradient to every digit; Adam
+# would blow up what is left of gradients that vanish.
+OPTIMIZER = optax.sgd(1e-2, momentum=0.9)
 
 
 @pytest.fixture(scope="module")
 def on_mesh(tiny_store, make_tiny_config):
-    """A function (mesh, precision) -> loss and gradient of two 12-hour rollouts."""
+    """A function (mesh, precision, rules) -> state and metrics after a step.
+
+    And the compiled step. Eight rollouts of 12 hours.
+    """
     config = make_tiny_config()
     config.model.step_minutes = 180
     config.model.substeps = 2
@@ -30,9 +37,9 @@ def on_mesh(tiny_store, make_tiny_config):
     scales = calibrate(build.build_model(spec, tiny_store), tiny_store, 0, last)
     windows = Windows(tiny_store, 0, last, frames=3, hours=HOURS)
     weights = build.build_loss_weights(config)
-    _, initial = split_networks(Networks(spec, nnx.Rngs(0)))
+    initial = initial_state(spec, OPTIMIZER, seed=0)
 
-    def compute(shape: MeshShape, dtype: str):
+    def compute(shape: MeshShape, dtype: str, rules=()):
         model = NeuralGCM.create(
             spec,
             tiny_store.read("geopotential_at_surface", None),
@@ -41,60 +48,114 @@ def on_mesh(tiny_store, make_tiny_config):
             shards=shape.lat,
         )
         model = with_scales(model, scales)
-        params = jax.tree.map(lambda x: jnp.asarray(x, dtype), initial)
+        state = jax.tree.map(
+            lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x,
+            initial,
+        )
         mesh = make_mesh(shape)
-        reader = BatchReader(windows, mesh, batch=2)
-        batch = reader.to_devices(reader.read(np.array([1, 5])))
+        reader = BatchReader(windows, mesh, SAMPLES)
+        batch = reader.to_devices(reader.read(np.arange(SAMPLES)))
         batch["frames"] = jax.tree.map(lambda x: x.astype(dtype), batch["frames"])
 
+        shardings = state_shardings(mesh, state, rules)
         model = jax.device_put(model, tree_shardings(mesh, model.layout()))
-        params = jax.device_put(params, replicated(mesh))
-        step = jax.jit(
-            lambda model, params, batch: loss_and_gradient(
-                model, params, weights, batch, HOURS, mesh
-            )
-        )
-        (loss, _), gradient = step(model, params, batch)
-        return loss, gradient
+        # Copied, for the step may overwrite what it is given.
+        state = jax.device_put(jax.tree.map(jnp.copy, state), shardings)
+        step = make_train_step(OPTIMIZER, weights, HOURS, 0.9, mesh, shardings)
+        compiled = step.lower(model, state, batch).compile()
+        return *compiled(model, state, batch), compiled
 
     return compute
 
 
 @pytest.fixture(scope="module")
-def on_one_device():
-    return {}
+def on_one_device(on_mesh):
+    known = {}
+
+    def compute(dtype):
+        if dtype not in known:
+            known[dtype] = on_mesh(MeshShape(), dtype)[:2]
+        return known[dtype]
+
+    return compute
+
+
+def assert_same(found, expected, tolerance, what):
+    """Relative L2 difference of every leaf; of those that vanish, of the whole."""
+    flat = jax.tree.leaves(expected)
+    whole = np.sqrt(sum(np.sum(np.square(x, dtype=np.float64)) for x in flat))
+    worst = 0.0
+    for (path, x), y in zip(
+        jax.tree_util.tree_leaves_with_path(found), flat, strict=True
+    ):
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        error = np.linalg.norm(x - y) / max(np.linalg.norm(y), 1e-6 * whole)
+        assert error < tolerance, (what, jax.tree_util.keystr(path), error)
+        worst = max(worst, error)
+    return worst
 
 
 @pytest.mark.parametrize(
     "mesh, dtype",
     [
-        ((2, 2, 2), "float64"),
+        (MeshShape(data=2, level=2, lat=2), "float64"),
+        (MeshShape(data=2, ensemble=2, level=2), "float64"),
         *(
             pytest.param(mesh, dtype, marks=pytest.mark.slow)
-            for mesh in [(2, 1, 1), (1, 2, 1), (1, 1, 2)]
-            for dtype in TOLERANCE
+            for mesh, dtype in [
+                (MeshShape(data=2, ensemble=2, lat=2), "float64"),
+                (MeshShape(lat=4), "float64"),
+                (MeshShape(data=4), "float32"),
+                (MeshShape(level=2), "float32"),
+                (MeshShape(lat=2), "float32"),
+                (MeshShape(data=2, level=2, lat=2), "float32"),
+                (MeshShape(data=2, ensemble=2, level=2), "float32"),
+                (MeshShape(data=2, ensemble=2, lat=2), "float32"),
+            ]
         ),
-        pytest.param((2, 2, 2), "float32", marks=pytest.mark.slow),
     ],
+    ids=str,
 )
 def test_mesh_agrees_with_one_device(mesh, dtype, on_mesh, on_one_device):
+    expected, their_metrics = on_one_device(dtype)
+    state, metrics, compiled = on_mesh(mesh, dtype)
+    assert all(x.dtype == dtype for x in jax.tree.leaves(state.params))
     tolerance = TOLERANCE[dtype]
-    if dtype not in on_one_device:
-        on_one_device[dtype] = on_mesh(MeshShape(), dtype)
-    one, expected = on_one_device[dtype]
-    data, level, lat = mesh
-    shape = dataclasses.replace(MeshShape(), data=data, level=level, lat=lat)
-    loss, gradient = on_mesh(shape, dtype)
-    assert all(x.dtype == dtype for x in jax.tree.leaves(gradient))
-    assert loss == pytest.approx(float(one), rel=tolerance)
-    flat = jax.tree.leaves(expected)
-    whole = np.sqrt(sum(np.sum(np.square(x, dtype=np.float64)) for x in flat))
     worst = 0.0
-    for (path, x), y in zip(
-        jax.tree_util.tree_leaves_with_path(gradient), flat, strict=True
-    ):
-        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-        error = np.linalg.norm(x - y) / max(np.linalg.norm(y), 1e-6 * whole)
-        assert error < tolerance, (jax.tree_util.keystr(path), error)
+    for what in ("params", "ema", "optimizer"):
+        error = assert_same(
+            getattr(state, what), getattr(expected, what), tolerance, what
+        )
         worst = max(worst, error)
-    print(f"mesh {mesh}, {dtype}: worst relative error of a gradient leaf {worst:.1e}")
+    assert set(metrics) == set(their_metrics)
+    for name, value in metrics.items():
+        assert value == pytest.approx(float(their_metrics[name]), rel=tolerance), name
+    # The donated state is overwritten, not copied.
+    size = sum(x.nbytes for x in jax.tree.leaves(expected))
+    assert compiled.memory_analysis().alias_size_in_bytes >= size
+    print(f"{mesh}, {dtype}: worst relative error of a leaf {worst:.1e}")
+
+
+@pytest.mark.slow
+def test_split_parameters_change_nothing(on_mesh, on_one_device):
+    """By the table of rules: parameters, average and optimizer over `data`."""
+    rules = ((r"kernel$", (None, "data")),)
+    mesh = MeshShape(data=4, lat=2)
+    state, _, compiled = on_mesh(mesh, "float64", rules)
+    expected, _ = on_one_device("float64")
+    kernel = state.params["physics"]["encode"]["kernel"]
+    assert kernel.addressable_shards[0].data.shape[1] == kernel.shape[1] // 4
+    for what in ("params", "ema", "optimizer"):
+        assert_same(getattr(state, what), getattr(expected, what), 1e-10, what)
+    whole = sum(x.nbytes for x in jax.tree.leaves(expected))
+    aliased = compiled.memory_analysis().alias_size_in_bytes
+    assert whole / 4 < aliased < whole / 2
+
+
+@pytest.mark.parametrize(
+    "mesh, batch", [(MeshShape(data=2, ensemble=2), 6), (MeshShape(data=3), 8)]
+)
+def test_batches_that_do_not_fit_are_told(mesh, batch, tiny_store, make_tiny_config):
+    spec = build.build_spec(make_tiny_config(), tiny_store.grid, tiny_store.levels)
+    with pytest.raises(build.UserError, match="does not divide the batch"):
+        dataclasses.replace(mesh).check(spec, batch)
