@@ -1,74 +1,57 @@
-"""Jablonowski and Williamson (2006) at T42, 24 levels, float32, dt 20 minutes."""
+"""Jablonowski and Williamson (2006) at T42, 24 levels, as `podgcm bench` runs it."""
 
-import functools
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model import units
-from model.dynamics import baroclinic_wave
-from model.dynamics.filters import exponential_filter, filtered
-from model.dynamics.integrators import imex_step
-from model.dynamics.primitive_equations import PrimitiveEquations
+from launch.benchmarks.baroclinic_wave import simulate
 from model.sphere.grids import parse_grid
 from model.sphere.harmonics import SphericalHarmonics
 from model.vertical.sigma import SigmaLevels
 
 GRID = parse_grid("T42")
 SIGMA = SigmaLevels.equidistant(24)
-STEPS_PER_DAY = 72
-DT = units.DAY / STEPS_PER_DAY
+
+pytestmark = pytest.mark.slow
 
 
-@functools.cache
-def equations() -> PrimitiveEquations:
-    harmonics = SphericalHarmonics.create(GRID, jnp.float32)
-    reference = baroclinic_wave.reference_temperature(SIGMA)
-    orography = baroclinic_wave.orography(harmonics)
-    return PrimitiveEquations.create(GRID, SIGMA, reference, orography, jnp.float32)
+def run(**options):
+    """Figures by day, and the last state."""
+    days = {}
+    for state, figures in simulate(GRID, SIGMA, **options):  # noqa: B007
+        print(figures)
+        days[figures["day"]] = figures
+    return days, state
 
 
-@jax.jit
-def one_day(equations, state):
-    smooth = exponential_filter(GRID, dt=1200.0, tau=75.0, order=18)
-    step = filtered(imex_step(equations, DT), [smooth])
-    state, _ = jax.lax.scan(lambda y, _: (step(y), None), state, length=STEPS_PER_DAY)
-    return state
-
-
-@jax.jit
-def diagnose(equations, state):
-    harmonics = equations.harmonics
-    pressure = 1000 * jnp.exp(harmonics.synthesis(state.log_surface_pressure))
-    _, v = harmonics.wind(state.vorticity, state.divergence)
-    return pressure, jnp.abs(v).max() / units.VELOCITY
-
-
-def run(perturbation: float, days: int):
-    state = baroclinic_wave.initial_state(equations().harmonics, SIGMA, perturbation)
-    history = {}
-    for day in range(1, days + 1):
-        state = one_day(equations(), state)
-        history[day] = tuple(np.asarray(x) for x in diagnose(equations(), state))
-    return history
-
-
-@pytest.mark.slow
 def test_steady_flow_stays_steady_for_five_days():
-    for pressure, v in run(perturbation=0.0, days=5).values():
-        print(pressure.min(), pressure.max(), v)
-        assert np.abs(pressure - 1000).max() < 0.1
-        assert v < 0.2
+    days, _ = run(minutes=20, days=5, perturbation=0.0)
+    for figures in days.values():
+        assert abs(figures["lowest_hPa"] - 1000) < 0.1
+        assert abs(figures["highest_hPa"] - 1000) < 0.1
+        assert figures["wind_m_s"] < 0.2
 
 
-@pytest.mark.slow
-def test_wave_deepens_as_in_the_literature():
-    history = run(perturbation=1.0, days=9)
-    lowest = {day: float(pressure.min()) for day, (pressure, _) in history.items()}
-    print(lowest)
-    assert lowest[7] == pytest.approx(986.1, abs=0.5)
-    assert lowest[9] == pytest.approx(947.5, abs=1.0)
-    southern = history[9][0][: GRID.latitudes // 2]
+def test_wave_deepens_as_in_the_literature_and_keeps_its_mass():
+    days, state = run(minutes=20, days=10)
+    assert days[7]["lowest_hPa"] == pytest.approx(986.1, abs=0.5)
+    assert days[9]["lowest_hPa"] == pytest.approx(947.5, abs=0.5)
+    for figures in days.values():
+        assert abs(figures["mean_pressure_hPa"]) < 1e-3
+        assert abs(figures["total_energy"]) < 1e-4
+        assert abs(figures["angular_momentum"]) < 1e-4
+    h = SphericalHarmonics.create(GRID)
+    pressure = 1000 * np.exp(h.synthesis(state.log_surface_pressure))
+    southern = pressure[: GRID.latitudes // 2]
     assert np.abs(southern - 1000).max() < 0.5  # the wave is in the north only
+
+
+def test_three_bfloat16_passes_do_not_harm_the_wave():
+    """Transforms rounded as on a TPU: the same storm, and the same mass."""
+    exact, _ = run(minutes=40, days=9)
+    rounded, _ = run(minutes=40, days=9, precision="bf16_3x_emulated")
+    assert rounded[9] != exact[9]
+    for day in exact:
+        for name in ("lowest_hPa", "highest_hPa"):
+            assert rounded[day][name] == pytest.approx(exact[day][name], abs=0.05)
+        assert abs(rounded[day]["mean_pressure_hPa"]) < 1e-3
+    assert rounded[9]["lowest_hPa"] == pytest.approx(947.5, abs=0.5)

@@ -1,0 +1,77 @@
+"""The policy of precision: what is rounded, how much, and that nothing else is."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model.dynamics import baroclinic_wave
+from model.dynamics.integrators import imex_step
+from model.dynamics.primitive_equations import PrimitiveEquations
+from model.precision import einsum, transform_precision
+from model.sphere.grids import parse_grid
+from model.sphere.harmonics import SphericalHarmonics
+from model.vertical.sigma import SigmaLevels
+
+
+def test_policy():
+    assert transform_precision("tpu") == "bf16_3x"
+    assert transform_precision("cpu") == transform_precision("gpu") == "highest"
+    assert transform_precision() == "highest"  # tests run on CPUs
+
+
+def test_emulation_rounds_operands_to_sixteen_bits():
+    x = [[1 + 2.0**-7, 1 + 2.0**-12, 1 + 2.0**-9 + 2.0**-20]]
+    x = jnp.asarray(x, jnp.float32)
+    y = jnp.eye(3, dtype=jnp.float32)
+    found = einsum("ij,jk->ik", x, y, "bf16_3x_emulated")
+    np.testing.assert_array_equal(found, [[1 + 2.0**-7, 1 + 2.0**-12, 1 + 2.0**-9]])
+
+
+@pytest.mark.parametrize(
+    "precision, least, most", [("highest", 0, 1e-6), ("bf16_3x_emulated", 1e-6, 2e-5)]
+)
+def test_error_of_a_round_trip(precision, least, most):
+    """Relative error of synthesis and analysis of a red spectrum, float32."""
+    h = SphericalHarmonics.create(parse_grid("T42"), jnp.float32, precision)
+    noise = np.random.default_rng(0).standard_normal((4, *h.modal_shape))
+    x = noise * h.mask * (1.0 + h.total_wavenumber) ** -2
+    again = h.analysis(h.synthesis(jnp.asarray(x, jnp.float32)))
+    error = np.linalg.norm(again - x) / np.linalg.norm(x)
+    assert least <= error < most
+
+
+def test_a_constant_survives_rounding():
+    """ln(ps / p00) is near 0, so that the mean pressure is not rounded away."""
+    h = SphericalHarmonics.create(parse_grid("T42"), jnp.float32, "bf16_3x_emulated")
+    lnps = jnp.full(h.grid.shape, -0.01, jnp.float32)
+    again = h.synthesis(h.analysis(lnps))
+    assert np.abs(1000 * np.expm1(again - lnps)).max() < 1e-3  # hPa
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_step_has_one_precision_throughout(dtype):
+    grid, sigma = parse_grid("T21"), SigmaLevels.equidistant(4)
+    h = SphericalHarmonics.create(grid, dtype)
+    equations = PrimitiveEquations.create(
+        grid, sigma, baroclinic_wave.reference_temperature(sigma), dtype=dtype
+    )
+    state = baroclinic_wave.initial_state(h, sigma)
+
+    def energy(equations, state):
+        end = imex_step(equations, 0.1)(state)
+        return sum(jnp.sum(x * x) for x in jax.tree.leaves(end))
+
+    program = jax.make_jaxpr(jax.grad(energy, argnums=1))(equations, state)
+    kinds = {kind for kind, shape in floats(program.jaxpr) if shape}
+    assert kinds == {dtype}
+
+
+def floats(jaxpr):
+    """Kind and shape of every floating-point array of a program, scans included."""
+    for equation in jaxpr.eqns:
+        for variable in equation.outvars:
+            if jnp.issubdtype(variable.aval.dtype, jnp.floating):
+                yield str(variable.aval.dtype), variable.aval.shape
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            yield from floats(inner)
