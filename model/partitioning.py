@@ -30,7 +30,8 @@ LEVEL, LAT = "level", "lat"
 
 # Layouts of tables and fields over the whole mesh.
 REPLICATED = P()
-MODAL_SURFACE = P(None, LAT, None)  # [2, m, l]
+MODAL_LEVELS = P(LEVEL, None, LAT)  # [level, 2, m, l]
+MODAL_SURFACE = P(None, LAT)  # [2, m, l]
 COLUMN_SURFACE = P(None, LAT, LEVEL)  # [2, latitude, longitude]
 
 

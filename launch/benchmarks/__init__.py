@@ -4,4 +4,4 @@ Each module has `SUMMARY`, `add_arguments(parser)` and `run(args)`, which return
 figures as a dict.
 """
 
-NAMES = ("baroclinic_wave", "held_suarez")
+NAMES = ("baroclinic_wave", "held_suarez", "dycore")
