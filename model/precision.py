@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 Precision = Literal["highest", "bf16_3x", "bf16_3x_emulated"]
 """Of the transforms' products. `bf16_3x_emulated` rounds as a TPU does, anywhere."""
+NETWORKS = "highest"  # of the networks' products, in JAX's terms
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 

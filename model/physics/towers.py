@@ -1,12 +1,18 @@
 """Encode-process-decode towers: the networks of columns."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model.precision import NETWORKS
+
 _kernel = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 # Outputs of an untrained tower are about a hundredth: it is almost silent.
 _quiet_kernel = nnx.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal")
+# Left to itself, JAX rounds float32 products to bfloat16 on TPUs, to TF32 on GPUs.
+_linear = functools.partial(nnx.Linear, precision=NETWORKS)
 
 
 class Mlp(nnx.Module):
@@ -14,7 +20,7 @@ class Mlp(nnx.Module):
 
     def __init__(self, width: int, layers: int, rngs: nnx.Rngs) -> None:
         self.linears = nnx.List(
-            nnx.Linear(width, width, kernel_init=_kernel, rngs=rngs)
+            _linear(width, width, kernel_init=_kernel, rngs=rngs)
             for _ in range(layers + 1)
         )
 
@@ -41,9 +47,9 @@ class Tower(nnx.Module):
         layers: int,
         rngs: nnx.Rngs,
     ) -> None:
-        self.encode = nnx.Linear(inputs, width, kernel_init=_kernel, rngs=rngs)
+        self.encode = _linear(inputs, width, kernel_init=_kernel, rngs=rngs)
         self.blocks = nnx.List(Mlp(width, layers, rngs) for _ in range(blocks))
-        self.decode = nnx.Linear(
+        self.decode = _linear(
             width, outputs, use_bias=False, kernel_init=_quiet_kernel, rngs=rngs
         )
 

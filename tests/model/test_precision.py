@@ -2,16 +2,24 @@
 
 import jax
 import jax.numpy as jnp
+import jax_datetime
 import numpy as np
 import pytest
+from flax import nnx
 
 from model.dynamics import baroclinic_wave
 from model.dynamics.integrators import imex_step
 from model.dynamics.primitive_equations import PrimitiveEquations
+from model.neural_gcm import Networks, NeuralGCM
 from model.precision import einsum, transform_precision
-from model.sphere.grids import parse_grid
+from model.spec import LEVEL_VARIABLES, SURFACE_VARIABLES
+from model.sphere.grids import fold, parse_grid
 from model.sphere.harmonics import SphericalHarmonics
 from model.vertical.sigma import SigmaLevels
+from train import build
+from train.calibration import abstract_scales, with_scales
+from train.losses import rollout_loss
+from train.step import merge_networks, split_networks
 
 
 def test_policy():
@@ -67,11 +75,52 @@ def test_a_step_has_one_precision_throughout(dtype):
     assert kinds == {dtype}
 
 
-def floats(jaxpr):
-    """Kind and shape of every floating-point array of a program, scans included."""
+def test_every_product_of_a_training_step_states_its_precision(tiny_store, tiny_config):
+    """On TPUs and GPUs an unstated one would be rounded; three passes: transforms."""
+    spec = build.build_spec(tiny_config, tiny_store.grid, tiny_store.levels)
+    model = NeuralGCM.create(
+        spec,
+        tiny_store.read("geopotential_at_surface", None),
+        tiny_store.read("land_sea_mask", None),
+        precision=transform_precision("tpu"),
+    )
+    scales = jax.tree.map(lambda x: jnp.ones(x.shape), abstract_scales(spec))
+    model = with_scales(model, scales)
+    names = (*LEVEL_VARIABLES, *SURFACE_VARIABLES)
+    frame = {
+        name: jnp.asarray(fold(tiny_store.read(name, np.array([0]))[0]))
+        for name in names
+    }
+    frames = jax.tree.map(lambda x: jnp.stack([x, x]), frame)
+    _, params = split_networks(Networks(spec, nnx.Rngs(0)))
+    time = jax_datetime.to_datetime(tiny_store.times[0])
+    weights = build.build_loss_weights(tiny_config)
+
+    def loss(params):
+        networks = merge_networks(spec, params)
+        return rollout_loss(model, networks, weights, frames, time, hours=6)[0]
+
+    program = jax.make_jaxpr(jax.grad(loss))(params)
+    found = {str(e.params["precision"]) for e in products(program.jaxpr)}
+    assert len(found) == 2
+    assert all("HIGH" in precision for precision in found)
+
+
+def equations_of(jaxpr):
+    """Every equation of a program, those of scans and the like included."""
     for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            yield from equations_of(inner)
+
+
+def products(jaxpr):
+    return (e for e in equations_of(jaxpr) if e.primitive.name == "dot_general")
+
+
+def floats(jaxpr):
+    """Kind and shape of every floating-point array of a program."""
+    for equation in equations_of(jaxpr):
         for variable in equation.outvars:
             if jnp.issubdtype(variable.aval.dtype, jnp.floating):
                 yield str(variable.aval.dtype), variable.aval.shape
-        for inner in jax.core.jaxprs_in_params(equation.params):
-            yield from floats(inner)
