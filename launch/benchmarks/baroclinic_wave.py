@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from launch.benchmarks import check_simulation, grid_and_layers, make_folder
 from model import units
 from model.dynamics import baroclinic_wave
 from model.dynamics.conservation import Budget, budget
@@ -22,7 +23,7 @@ from model.dynamics.integrators import imex_step
 from model.dynamics.primitive_equations import PrimitiveEquations
 from model.dynamics.state import State
 from model.precision import PRECISIONS, Precision
-from model.sphere.grids import GaussianGrid, parse_grid
+from model.sphere.grids import GaussianGrid
 from model.sphere.harmonics import SphericalHarmonics
 from model.vertical.sigma import SigmaLevels
 from pipeline.errors import UserError
@@ -54,12 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """The figures of every day; pictures of the last one go to `--output`."""
-    try:
-        grid, sigma = parse_grid(args.grid), SigmaLevels.equidistant(args.layers)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    folder = pathlib.Path(args.output)
-    folder.mkdir(parents=True, exist_ok=True)
+    grid, sigma = grid_and_layers(args.grid, args.layers)
+    check_simulation(args.minutes, args.days)
+    folder = make_folder(args.output)
     history = simulate(
         grid, sigma, args.minutes, args.days, args.perturbation, args.precision
     )

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from launch.benchmarks import grid_and_layers
 from launch.tpu import topology
 from launch.tpu.cost import CHIPS
 from launch.tpu.measure import Measurement, abstract, measure
@@ -29,7 +30,7 @@ from model.dynamics.primitive_equations import (
 from model.dynamics.state import State
 from model.partitioning import LAT, LEVEL, MODAL_LEVELS, MODAL_SURFACE, varying
 from model.precision import transform_precision
-from model.sphere.grids import GaussianGrid, parse_grid
+from model.sphere.grids import GaussianGrid
 from model.vertical.sigma import SigmaLevels
 from pipeline.errors import UserError
 
@@ -61,10 +62,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     topology.prepare()
     if args.tracers < 3:
         raise UserError("--tracers must be at least 3: humidity and two condensates")
-    try:
-        grid, sigma = parse_grid(args.grid), SigmaLevels.equidistant(args.layers)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    if args.minutes <= 0:
+        raise UserError(f"--minutes={args.minutes:g} must be more than 0")
+    grid, sigma = grid_and_layers(args.grid, args.layers)
     chip = CHIPS[topology.chip_name(args.topology)]
     level, lat = parse_mesh(args.mesh)
     if args.layers % level or (grid.latitudes // 2) % lat:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from launch.benchmarks import check_simulation, grid_and_layers, make_folder
 from model import units
 from model.dynamics.filters import exponential_filter, filtered
 from model.dynamics.forcing import Forced
@@ -23,7 +24,7 @@ from model.dynamics.primitive_equations import PrimitiveEquations
 from model.dynamics.state import State
 from model.physics.columns import Surroundings, to_columns, to_spectral
 from model.physics.held_suarez import held_suarez
-from model.sphere.grids import GaussianGrid, parse_grid, unfold
+from model.sphere.grids import GaussianGrid, unfold
 from model.vertical.sigma import SigmaLevels
 from pipeline.errors import UserError
 from pipeline.progress import progress
@@ -52,14 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """The climate's figures; zonal means and a picture go to `--output`."""
-    try:
-        grid, sigma = parse_grid(args.grid), SigmaLevels.equidistant(args.layers)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    grid, sigma = grid_and_layers(args.grid, args.layers)
+    check_simulation(args.minutes, args.days)
     if args.days <= args.spin_up_days:
         raise UserError("--days must be more than --spin_up_days")
-    folder = pathlib.Path(args.output)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(args.output)
     names = ("grid", "layers", "minutes", "spin_up_days")
     case = {name: getattr(args, name) for name in names}
     climate = simulate(grid, sigma, args.minutes, args.days, args.spin_up_days)
