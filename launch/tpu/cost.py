@@ -299,21 +299,20 @@ def _memory_bytes(
             for n, o in enumerate(operands)
         )
         return read + _written_by_fusion(inside, instruction)
-    written = _in_memory(instruction)
-    match instruction.opcode.removesuffix("-start"):
-        case "dynamic-slice" | "slice" | "gather":
-            source = _in_memory(operands[0]) > 0
-            return written + source * sum(
-                r.padded_bytes for r in instruction.results[:1]
-            )
-        case "dynamic-update-slice":
-            update = operands[1]
-            kept = sum(r.padded_bytes for r in update.results) * (written > 0)
-            return _in_memory(update) + kept
-        case "copy":  # the results of `copy-start` are the copy and its source
-            return sum(_in_memory_array(r) for r in instruction.results[:1]) + sum(
-                _in_memory(o) for o in operands
-            )
+    kind = instruction.opcode.removesuffix("-start")
+    if kind in _PARTIAL:
+        # The results of `slice-start` are its source, then what is taken.
+        taken = instruction.results[int(kind != instruction.opcode)]
+        from_memory = _in_memory(operands[0]) > 0
+        return from_memory * taken.padded_bytes + _in_memory_array(taken)
+    if kind == "dynamic-update-slice":
+        update = operands[1].results[0]
+        written = instruction.results[0].space == 0
+        return _in_memory_array(update) + written * update.padded_bytes
+    results = instruction.results
+    if instruction.opcode == "copy-start":  # the copy, then its source
+        results = results[:1]
+    written = sum(_in_memory_array(r) for r in results)
     return written + sum(_in_memory(o) for o in operands)
 
 

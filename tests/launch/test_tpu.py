@@ -146,6 +146,24 @@ def test_bytes_are_those_of_whole_tiles(devices):
     assert measured.bytes >= 2 * 4 * np.prod(shape)
 
 
+def test_bytes_of_slices_copies_and_updates():
+    """Only what is taken, copied or changed is moved, and VMEM, S(1), is not HBM."""
+    text = """
+ENTRY %main (x: f32[64,128]) -> f32[64,128] {
+  %x = f32[64,128]{1,0:T(8,128)} parameter(0)
+  %u = f32[8,128]{1,0:T(8,128)S(1)} parameter(1)
+  %zero = s32[]{:T(128)} constant(0)
+  %c = (f32[64,128]{1,0:T(8,128)S(1)}, f32[64,128]{1,0:T(8,128)}, u32[]) copy-start(%x)
+  %s = ((f32[64,128]{1,0}), f32[16,128]{1,0:T(8,128)S(1)}, s32[]) slice-start(%x)
+  %d = f32[16,128]{1,0:T(8,128)} dynamic-slice(%x, %zero, %zero)
+  ROOT %r = f32[64,128]{1,0:T(8,128)} dynamic-update-slice(%x, %u, %zero, %zero)
+}
+"""
+    row = 4 * 128
+    found = cost.cost(text, CHIP, {"x": 1}).bytes
+    assert found == (64 + 16 + 2 * 16 + 8) * row
+
+
 SHAPE = (64, 128, 128)  # 4 MiB
 WHOLE = 4 * np.prod(SHAPE)
 
