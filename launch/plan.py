@@ -126,15 +126,7 @@ def mesh_shape(config: ConfigDict, mesh: str | None, devices: int) -> MeshShape:
     if mesh is None:
         sizes = {axis: config.mesh[axis] for axis in AXES if axis != "data"}
     else:
-        sizes = {}
-        for part in mesh.split(","):
-            axis, _, size = part.partition("=")
-            if axis not in AXES or not size.isdigit():
-                raise UserError(
-                    f"--mesh={mesh}: write AXIS=SIZE,... with axes of "
-                    f"{', '.join(AXES)}, such as level=4,lat=1"
-                )
-            sizes[axis] = int(size)
+        sizes = topology.parse_mesh(mesh, AXES)
     others = int(np.prod([n for axis, n in sizes.items() if axis != "data"]))
     sizes.setdefault("data", max(1, devices // max(1, others)))
     shape = MeshShape(**sizes)

@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise UserError(f"--minutes={args.minutes:g} must be more than 0")
     grid, sigma = grid_and_layers(args.grid, args.layers)
     chip = CHIPS[topology.chip_name(args.topology)]
-    level, lat = parse_mesh(args.mesh)
+    sizes = {LEVEL: 1, LAT: 1} | topology.parse_mesh(args.mesh, (LEVEL, LAT))
+    level, lat = sizes[LEVEL], sizes[LAT]
     if args.layers % level or (grid.latitudes // 2) % lat:
         raise UserError(
             f"--mesh={args.mesh}: level must divide {args.layers} layers, and lat the "
@@ -91,16 +92,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             "transforms in three bfloat16 passes; figures of one device",
             **{n: getattr(args, n) for n in ("grid", "layers", "tracers", "minutes")},
             "topology": args.topology,
-            "mesh": {LEVEL: level, LAT: lat},
+            "mesh": sizes,
         },
         "ours": figures(ours(level, lat)),
     }
     if level * lat > 1:
-        alone = figures(ours(1, 1))
-        result["one_device"] = alone
-        result["modelled_efficiency"] = alone["modelled_ms"] / (
-            level * lat * result["ours"]["modelled_ms"]
-        )
+        alone = ours(1, 1)
+        if alone.fits:
+            result["one_device"] = figures(alone)
+            result["modelled_efficiency"] = result["one_device"]["modelled_ms"] / (
+                level * lat * result["ours"]["modelled_ms"]
+            )
     if args.judge:
         from launch.benchmarks.judge import dinosaur_steps
 
@@ -118,21 +120,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             if isinstance(value, float | int) and value
         }
     return result
-
-
-def parse_mesh(text: str) -> tuple[int, int]:
-    """(level, lat) of `level=4,lat=2`.
-
-    Raises:
-      UserError: if the text is something else.
-    """
-    sizes = {LEVEL: 1, LAT: 1}
-    for part in text.split(","):
-        axis, _, size = part.partition("=")
-        if axis not in sizes or not size.isdigit() or int(size) < 1:
-            raise UserError(f"--mesh={text}: write level=N,lat=N")
-        sizes[axis] = int(size)
-    return sizes[LEVEL], sizes[LAT]
 
 
 def our_step(
@@ -190,16 +177,23 @@ def our_step(
 
 
 def figures(measurement: Measurement) -> dict[str, Any]:
-    """What is compared."""
-    if measurement.cost is None:
-        return {"fits": False, "peak_memory": measurement.memory["peak"]}
-    cost = measurement.cost
+    """What is compared.
+
+    Raises:
+      UserError: if the program does not fit.
+    """
+    cost, memory = measurement.cost, measurement.memory
+    if cost is None:
+        raise UserError(
+            f"the step needs {memory['peak'] / 2**30:.1f} GiB on each device, of "
+            f"{memory['available'] / 2**30:.1f}: use a larger --mesh"
+        )
     return {
         "modelled_ms": 1e3 * cost.seconds,
         "bytes": cost.bytes,
         "flops": cost.flops,
         "mxu_flops": cost.mxu_flops,
-        "peak_memory": measurement.memory["peak"],
+        "peak_memory": memory["peak"],
         "collective_bytes": cost.collective_bytes,
         "compile_s": round(measurement.compile_seconds, 1),
         "collectives": {

@@ -51,6 +51,24 @@ def chip_name(topology: str) -> str:
     return match.group(1)
 
 
+def parse_mesh(text: str, axes: Sequence[str]) -> dict[str, int]:
+    """Sizes by axis, of `AXIS=SIZE,...`.
+
+    Raises:
+      UserError: if the text is something else.
+    """
+    sizes = {}
+    for part in text.split(","):
+        axis, _, size = part.partition("=")
+        if axis not in axes or not size.isdigit() or int(size) < 1:
+            raise UserError(
+                f"--mesh={text}: write AXIS=SIZE,... with axes of {', '.join(axes)}, "
+                "such as level=4,lat=1"
+            )
+        sizes[axis] = int(size)
+    return sizes
+
+
 def devices(topology: str) -> Sequence:
     """The devices of a slice, one for each chip.
 

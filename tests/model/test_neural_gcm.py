@@ -121,6 +121,7 @@ def real(real_store):
         step_minutes=60,
         substeps=3,
         filters=(Filter(tau_minutes=120.0, order=3),),
+        fixers=(),
         geopotential_interpolation="log_sigma",
         width=8,
         blocks=1,
