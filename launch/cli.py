@@ -152,21 +152,22 @@ def _run_evaluate(args: argparse.Namespace) -> None:
 
 
 def _bench(parser: argparse.ArgumentParser) -> None:
-    from launch import benchmarks
+    from launch.benchmarks import BENCHMARKS
 
     names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
-    for name in benchmarks.NAMES:
-        module = importlib.import_module(f"launch.benchmarks.{name}")
-        benchmark = names.add_parser(
-            name, help=module.SUMMARY, description=module.SUMMARY + "."
-        )
-        module.add_arguments(benchmark)
-        benchmark.add_argument("--json", action="store_true", help="for machines")
-        benchmark.set_defaults(benchmark=module.run)
+    for name, (summary, add_arguments) in BENCHMARKS.items():
+        benchmark = names.add_parser(name, help=summary, description=summary + ".")
+        add_arguments(benchmark)
+        benchmark.add_argument("--json", action="store_true", help="on one line")
 
 
 def _run_bench(args: argparse.Namespace) -> None:
-    figures = args.benchmark(args)
+    if args.name == "dycore":
+        from launch.tpu import topology
+
+        topology.prepare()
+    benchmark = importlib.import_module(f"launch.benchmarks.{args.name}")
+    figures = benchmark.run(args)
     print(json.dumps(figures, indent=None if args.json else 2))
 
 
@@ -177,8 +178,8 @@ def _plan(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--mesh",
-        help="AXIS=SIZE,... such as level=4,lat=1 (default: that of the config); "
-        "without data=, the data axis takes the devices that are left",
+        help="AXIS=SIZE,... such as level=4,lat=1; axes not named are 1 (default: that "
+        "of the config); the data axis, unless named here, takes the devices left",
     )
     parser.add_argument("--json", action="store_true", help="for machines")
     parser.epilog = (

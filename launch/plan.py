@@ -40,7 +40,7 @@ def plan(
     """Compiles the training step of `config` for a slice, and accounts for it.
 
     Args:
-      config: of the run; its mesh is used as far as `mesh` does not say otherwise.
+      config: of the run.
       slice_name: such as `v5p:2x2x1`.
       mesh: see `mesh_shape`.
 
@@ -115,10 +115,10 @@ def mesh_shape(config: ConfigDict, mesh: str | None, devices: int) -> MeshShape:
     """The mesh to plan for.
 
     Args:
-      config: its `mesh` is taken if `mesh` is None.
-      mesh: `AXIS=SIZE,...`; axes that it does not name are 1.
-      devices: of the slice. If `mesh` does not name `data`, that takes what the other
-        axes leave.
+      config: its `mesh` is taken if `mesh` is None, all but `data`.
+      mesh: `AXIS=SIZE,...`; axes that it does not name are 1, but `data`.
+      devices: of the slice. Unless `mesh` names `data`, that takes what the other axes
+        leave.
 
     Raises:
       UserError: if the mesh cannot be read, or does not use all devices.
@@ -195,8 +195,9 @@ def format_plan(figures: dict[str, Any]) -> str:
     if figures["unknown_custom_calls"]:
         lines.append(f"  custom calls not modelled: {figures['unknown_custom_calls']}")
     lines.append(
-        "Modelled from the compiled program (launch/tpu/cost.py), not measured; "
-        f"compiled in {figures['compile_seconds']} s."
+        "Modelled from the compiled program (launch/tpu/cost.py), not measured; the "
+        f"compiler's own optimal_seconds is {figures['compiler']['optimal_seconds']}. "
+        f"Compiled in {figures['compile_seconds']} s."
     )
     return "\n".join(lines)
 

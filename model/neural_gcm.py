@@ -272,7 +272,8 @@ class NeuralGCM:
             )
             for f in spec.filters
         ]
-        filters += fixers(spec.fixers, self.equations, forcing, dt)
+        added = jax.tree.map(lambda x: dt * x, forcing)
+        filters += fixers(spec.fixers, self.equations, added)
         step = filtered(imex_step(equations, dt), filters)
         return jax.lax.scan(
             lambda state, _: (step(state), None), state, length=spec.substeps

@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec as P
 
 T = TypeVar("T")
@@ -113,15 +114,7 @@ def in_one(exchange: Callable[[jax.Array], jax.Array], tree: T) -> T:
 
 def split_planes(joined: jax.Array, like: list[jax.Array]) -> list[jax.Array]:
     """Takes apart what was concatenated from arrays as long as those of `like`."""
-    return jnp.split(joined, _ends([x.shape[0] for x in like]))
-
-
-def _ends(lengths: list[int]) -> list[int]:
-    ends, total = [], 0
-    for length in lengths[:-1]:
-        total += length
-        ends.append(total)
-    return ends
+    return jnp.split(joined, np.cumsum([x.shape[0] for x in like])[:-1])
 
 
 # ---- from levels to whole columns, and back

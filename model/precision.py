@@ -13,7 +13,7 @@ word "high" that means three passes on a TPU means TF32 on an NVIDIA GPU, so tha
 chosen for TPUs only.
 """
 
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,6 @@ import jax.numpy as jnp
 Precision = Literal["highest", "bf16_3x", "bf16_3x_emulated"]
 """Of the transforms' products. `bf16_3x_emulated` rounds as a TPU does, anywhere."""
 NETWORKS = "highest"  # of the networks' products, in JAX's terms
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 def transform_precision(platform: str | None = None) -> Precision:

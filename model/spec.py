@@ -23,11 +23,22 @@ STATIC_VARIABLES = ("geopotential_at_surface", "land_sea_mask")
 
 @dataclasses.dataclass(frozen=True)
 class Filter:
-    """An exponential filter of every dycore step (`dynamics.filters`)."""
+    """An exponential filter of every dycore step (`dynamics.filters`).
+
+    Raises:
+      ValueError: if it damps nothing, or everything.
+    """
 
     tau_minutes: float
     order: int
     cutoff: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.tau_minutes <= 0 or self.order <= 0 or not 0 <= self.cutoff < 1:
+            raise ValueError(
+                f"filters: {dataclasses.astuple(self)} is no (tau in minutes above 0, "
+                "order above 0, cutoff from 0 to below 1)"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

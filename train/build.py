@@ -79,8 +79,17 @@ def build_schedule(config: ConfigDict) -> optax.Schedule:
 
 
 def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Adam on clipped gradients."""
+    """Adam on clipped gradients.
+
+    Raises:
+      UserError: if the learning rate would decay before it has risen.
+    """
     optimizer = config.optimizer
+    if optimizer.warmup_steps >= optimizer.decay_steps:
+        raise UserError(
+            f"config.optimizer.warmup_steps={optimizer.warmup_steps} must be less than "
+            f"config.optimizer.decay_steps={optimizer.decay_steps}"
+        )
     return optax.chain(
         optax.clip_by_global_norm(optimizer.clip),
         optax.adam(build_schedule(config), optimizer.b1, optimizer.b2, optimizer.eps),

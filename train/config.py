@@ -1,5 +1,6 @@
 """Reading a configuration file and overriding it from the command line."""
 
+import ast
 import difflib
 import importlib.util
 import json
@@ -68,9 +69,13 @@ def _parse(text: str, default: Any) -> Any:
     if isinstance(default, str):
         return text
     try:
-        value = json.loads(text.replace("(", "[").replace(")", "]"))
+        value = json.loads(text)
     except json.JSONDecodeError:
-        return None
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return None
+        value = list(value) if isinstance(value, tuple) else value
     if isinstance(default, tuple):
         if not isinstance(value, list):
             return None

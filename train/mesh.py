@@ -44,6 +44,8 @@ class MeshShape:
         for axis, size in sizes.items():
             if size < 1:
                 raise UserError(f"mesh.{axis}={size} must be at least 1")
+        if batch < 1:
+            raise UserError(f"train.batch={batch} must be at least 1")
         if batch % (self.data * self.ensemble):
             fitting = [
                 f"{n // self.ensemble}"
@@ -126,20 +128,32 @@ def state_shardings(mesh: Mesh, state: T, rules: Rules) -> T:
       rules: see `Rules`.
 
     Raises:
-      UserError: if a rule names an unknown axis, or does not fit an array.
+      UserError: if a rule is none, or does not fit an array.
     """
+
+    for rule in rules:
+        try:
+            pattern, axes = rule
+            re.compile(pattern)
+            named = [axis for axis in axes if axis is not None]
+            good = set(named) <= set(AXES) and len(set(named)) == len(named)
+        except (ValueError, TypeError, re.error):
+            good = False
+        if not good:
+            raise UserError(
+                f"config.mesh.parameters: {rule!r} is no (regular expression, axes) "
+                f"with one of {', '.join(AXES)} or None for each dimension"
+            )
 
     def sharding(path: tuple, x: jax.ShapeDtypeStruct) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         for pattern, axes in rules:
             if not re.search(pattern, name):
                 continue
-            unknown = [a for a in axes if a not in (None, *AXES)]
-            if unknown or len(axes) > x.ndim:
+            if len(axes) > x.ndim:
                 raise UserError(
                     f"the rule {(pattern, tuple(axes))} of config.mesh.parameters does "
-                    f"not fit {name} {x.shape}: one of {', '.join(AXES)} or None for "
-                    "each dimension"
+                    f"not fit {name} {x.shape}: it has fewer dimensions"
                 )
             for axis, length in zip(axes, x.shape, strict=False):
                 if axis and length % mesh.shape[axis]:

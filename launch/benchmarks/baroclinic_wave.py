@@ -22,35 +22,12 @@ from model.dynamics.filters import exponential_filter, filtered
 from model.dynamics.integrators import imex_step
 from model.dynamics.primitive_equations import PrimitiveEquations
 from model.dynamics.state import State
-from model.precision import PRECISIONS, Precision
+from model.precision import Precision
 from model.sphere.grids import GaussianGrid
 from model.sphere.harmonics import SphericalHarmonics
 from model.vertical.sigma import SigmaLevels
 from pipeline.errors import UserError
 from pipeline.progress import progress
-
-SUMMARY = "the baroclinic wave of Jablonowski and Williamson: pressure and pictures"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--grid", default="T42", help="such as T85 (default T42)")
-    parser.add_argument("--layers", type=int, default=24, help="(default 24)")
-    parser.add_argument(
-        "--minutes", type=float, default=20, help="of a step (default 20)"
-    )
-    parser.add_argument("--days", type=int, default=9, help="(default 9)")
-    parser.add_argument(
-        "--perturbation",
-        type=float,
-        default=1.0,
-        help="m/s; with 0 the flow is to stay steady (default 1)",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        help="of the transforms (default: the policy of model/precision.py)",
-    )
-    parser.add_argument("--output", required=True, help="folder to make")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -59,12 +36,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     check_simulation(args.minutes, args.days)
     folder = make_folder(args.output)
     history = simulate(
-        grid, sigma, args.minutes, args.days, args.perturbation, args.precision
+        grid,
+        sigma,
+        args.minutes,
+        args.days,
+        args.perturbation,
+        "bf16_3x_emulated" if args.emulate_tpu else None,
     )
     days = []
     for state, figures in history:  # noqa: B007, the last state is drawn
         days.append(figures)
-    names = ("grid", "layers", "minutes", "perturbation", "precision")
+    names = ("grid", "layers", "minutes", "perturbation", "emulate_tpu")
     result = {"case": {name: getattr(args, name) for name in names}, "days": days}
     (folder / "figures.json").write_text(json.dumps(result, indent=2) + "\n")
     title = (

@@ -27,8 +27,8 @@ def dinosaur_steps(
 ) -> Iterator[tuple[str, tuple[Any, tuple]]]:
     """By name of its transforms, its jitted step and abstract arguments.
 
-    Both of its implementations on one device; on a mesh (z, x, y) that which can be
-    split.
+    On a mesh (z, x, y). On one device there is a second implementation, whose
+    transforms always take six passes.
     """
     try:
         from dinosaur import spherical_harmonic

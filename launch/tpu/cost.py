@@ -10,7 +10,8 @@ that it runs,
 of which the larger of the first two counts, and the third is added: nothing is taken
 to overlap with a collective. A float32 product takes 6 passes at precision `highest`,
 3 at `high`; bytes are those of whole tiles, without what stays in VMEM. Vector
-operations cost their bytes alone. Custom calls of unknown cost are named and cost
+operations cost their bytes alone, and where devices lie on the torus is not
+considered. Custom calls of unknown cost are named and cost
 their bytes. It is a roofline: real programs are slower, and comparisons of two
 programs are what it is for.
 """
@@ -104,7 +105,7 @@ class Cost:
     Attributes:
       flops: of all matrix products, a multiplication and an addition being two.
       mxu_flops: the same, times the passes that their precision takes.
-      bytes: read from and written to HBM.
+      bytes: read from and written to HBM, also by collectives.
       collectives: by kind and axes.
       compute_seconds, memory_seconds, collective_seconds: each kind alone.
       seconds: modelled time.
@@ -162,6 +163,7 @@ def cost(text: str, chip: Chip, mesh: Mapping[str, int]) -> Cost:
             record.seconds += seconds
             total.collective_seconds += seconds
             total.seconds += seconds
+            total.bytes += times * _memory_bytes(program, computation, instruction)
             continue
         flops, mxu_flops = _flops(program, computation, instruction)
         moved = _memory_bytes(program, computation, instruction)
@@ -245,10 +247,7 @@ def _convolution_flops(
     batch = result.shape[output.index("b")]
     features = result.shape[output.index("f")]
     terms = right.shape[kernel.index("i")]
-    groups = re.search(r"batch_group_count=(\d+)", product.attributes)
-    return (
-        2.0 * batch * features * terms * pairs / (int(groups.group(1)) if groups else 1)
-    )
+    return 2.0 * batch * features * terms * pairs
 
 
 def _field(fields: dict[str, str], name: str, i: int, default: int) -> int:
@@ -312,6 +311,8 @@ def _memory_bytes(
     results = instruction.results
     if instruction.opcode == "copy-start":  # the copy, then its source
         results = results[:1]
+    elif kind in COLLECTIVES and kind != instruction.opcode:  # sources, then copies
+        results = results[len(operands) : 2 * len(operands)]
     written = sum(_in_memory_array(r) for r in results)
     return written + sum(_in_memory(o) for o in operands)
 

@@ -105,7 +105,9 @@ def _memory_needed(message: str) -> float | None:
     if "RESOURCE_EXHAUSTED" not in message:
         return None
     found = re.search(
-        r"Used ([\d.]+)([KMGT]?) of|memory required[^(]*\(([\d.]+)([KMGT]?)\)", message
+        r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm"
+        r"|memory required[^(]*\(([\d.]+)([KMGT]?)\)",
+        message,
     )
     if found is None:
         return None

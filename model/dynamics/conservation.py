@@ -6,8 +6,8 @@ conserves none of them exactly: `budget` measures them, and the fixers, step fil
 (`model.dynamics.filters`) to be used where a long run needs them, put back what a
 step has lost.
 
-Integrals are exact Gauss quadratures on the core's grid, over the devices of a mesh
-where the atmosphere is split.
+Integrals are Gauss quadratures on the core's grid, over the devices of a mesh where the
+atmosphere is split.
 """
 
 import dataclasses
@@ -168,17 +168,15 @@ def fixers(
     names: Sequence[str],
     equations: PrimitiveEquations,
     forcing: State | None = None,
-    dt: float | None = None,
 ) -> list[StepFilter[State]]:
     """The fixers of these `FIXERS`, in the order in which they go together.
 
-    `forcing` is the tendency of a physics during the step of `dt`, if there is one.
+    `forcing` is what a physics adds to the state in the step, if there is one.
     """
-    added = jax.tree.map(lambda x: dt * x, forcing)
     known = {
         "mean_log_surface_pressure": fix_mean_log_surface_pressure(equations),
         "dry_mass": fix_dry_mass(equations),
-        "total_energy": fix_total_energy(equations, added),
+        "total_energy": fix_total_energy(equations, forcing),
     }
     return [fix for name, fix in known.items() if name in names]
 

@@ -1,8 +1,8 @@
 """The idealised physics of the sample planet.
 
 That of Held and Suarez (`held_suarez`), relaxation of temperature and friction near the
-ground; to it are added a surface that is felt by the
-lowest layers (sea temperature, a land that the Sun warms by day) and a water cycle
+ground; to it are added a surface that is felt by the lowest layers (sea temperature, a
+land that the Sun warms by day) and a water cycle
 (evaporation, boundary-layer mixing, condensation with latent heat, clouds that rain
 out). It makes the sample data, which the networks then learn without knowing it, and
 it can stand in for them (`--physics=oracle`).
@@ -30,9 +30,8 @@ _EVAPORATION = 1 / (12 * units.HOUR)
 _MIXING = 1 / (24 * units.HOUR)
 _CONDENSATION = 1 / units.HOUR
 _RAINOUT = 1 / (3 * units.HOUR)
-_REFILL = 1 / (
-    3 * units.HOUR
-)  # of the negative humidity that spectral advection leaves
+# Of the negative humidity that spectral advection leaves.
+_REFILL = 1 / (3 * units.HOUR)
 
 _LAND_WETNESS = 0.3
 _LAND_RESPONSE = 20.0  # K, of the land's surface to the whole range of sunshine

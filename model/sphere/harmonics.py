@@ -33,8 +33,9 @@ from model.sphere.grids import GaussianGrid, fold
 
 T = TypeVar("T")
 
-# Up to so many devices along `lat` gathering the state moves less than transposing
-# each field (BUILD.md, "The mesh", has the figures).
+# Up to so many devices along `lat` the state is gathered. On two that is as good as
+# transposing each field; on more, what every device then repeats of the spectral
+# arithmetic costs more than is saved (BUILD.md, "The mesh", has the figures).
 LARGEST_GATHER = 2
 
 

@@ -186,26 +186,23 @@ def running_sums(
     planes = [x[-1] for x in down]
     planes += [sums[0] + x[0] for sums, x in zip(up, upward, strict=True)]
     if partitioning.size(LEVEL) > 1:
-        above, below = sums_of_others(jnp.stack(planes))
-        above, below = jnp.unstack(above), jnp.unstack(below)
-        n = len(down)
+        above, below, planes = sums_of_all(jnp.stack(planes))
         down = [x + a for x, a in zip(down, above, strict=False)]
-        up = [x + b for x, b in zip(up, below[n:], strict=True)]
-        planes = [p + a + b for p, a, b in zip(planes, above, below, strict=True)]
+        up = [x + b for x, b in zip(up, below[len(down) :], strict=True)]
     return list(zip(down, planes, strict=False)), up
 
 
-def sums_of_others(planes: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """What the layers above, and those below, this device's add up to.
+def sums_of_all(planes: jax.Array) -> list[list[jax.Array]]:
+    """What the layers above this device's, those below, and all add up to.
 
-    `planes` holds the sums over a device's own layers; both results have its shape.
+    `planes` [plane, ...] holds the sums over a device's own layers. The total is the
+    same number on every device, to the last bit, and so is what is made of it.
     """
     everyone = partitioning.all_gather(planes[None], LEVEL, dimension=0)
     place = jnp.arange(len(everyone)) - partitioning.index(LEVEL)
-    sides = jnp.stack([place < 0, place > 0]).astype(planes.dtype)
-    return tuple(
-        jnp.unstack(jnp.einsum("sn,n...->s...", sides, everyone, precision="highest"))
-    )
+    sides = jnp.stack([place < 0, place > 0, place == place]).astype(planes.dtype)
+    sums = jnp.einsum("sn,n...->s...", sides, everyone, precision="highest")
+    return [list(jnp.unstack(x)) for x in jnp.unstack(sums)]
 
 
 def all_layers(x: jax.Array, plane: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -27,7 +27,7 @@ from model.dynamics.primitive_equations import (
     PrimitiveEquations,
 )
 from model.dynamics.state import State
-from model.partitioning import varying
+from model.partitioning import size, varying
 from model.sphere.grids import parse_grid
 from model.sphere.harmonics import SphericalHarmonics
 from model.vertical.sigma import SigmaLevels
@@ -158,7 +158,9 @@ def test_energy_that_a_physics_brings_is_kept():
     rate = jnp.zeros_like(before.temperature).at[:, 0, 0, 0].set(np.sqrt(4 * np.pi))
     forcing = jax.tree.map(jnp.zeros_like, before)
     forcing = dataclasses.replace(forcing, temperature=rate)  # 1 K a unit of time
-    (fix,) = fixers(["total_energy"], equations, forcing, dt=0.25)
+    (fix,) = fixers(
+        ["total_energy"], equations, jax.tree.map(lambda x: 0.25 * x, forcing)
+    )
     old = numbers(equations, before)
     new = numbers(equations, fix(before, after))
     added = new.total_energy - old.total_energy
@@ -166,7 +168,7 @@ def test_energy_that_a_physics_brings_is_kept():
 
 
 def test_a_filtered_day_conserves_and_keeps_a_constant_tracer():
-    """Twelve steps of the wave, over mountains, with all fixers."""
+    """48 steps of the wave, over mountains, with and without fixers."""
     equations, _ = make()
     h = equations.harmonics
     equations = dataclasses.replace(equations, orography=baroclinic_wave.orography(h))
@@ -183,49 +185,63 @@ def test_a_filtered_day_conserves_and_keeps_a_constant_tracer():
         )
         return many(state)
 
-    old, free, kept = (numbers(equations, x) for x in (state, run(()), run(FIXERS[1:])))
+    end = run(())
+    old, free, kept = (numbers(equations, x) for x in (state, end, run(FIXERS[1:])))
     assert kept.dry_mass == pytest.approx(old.dry_mass, rel=1e-12)
     assert kept.total_energy == pytest.approx(old.total_energy, rel=1e-12)
     assert abs(free.total_energy / old.total_energy - 1) > 1e-9  # there is work to do
-    end = run(())
     assert np.abs(h.synthesis(end.tracers["dust"]) - 1).max() < 1e-12
     assert np.abs(end.divergence - state.divergence).max() > 1e-4
+
+
+def fixed_and_gradient(equations, before, after):
+    """The budget before, the state that all fixers make, and the gradient of a sum.
+
+    By the state before and that after the step.
+    """
+
+    def squares(before, after):
+        for step_filter in fixers(FIXERS, equations):
+            after = step_filter(before, after)
+        # Every device along `level` has all of ln(ps), and counts its part.
+        lnps = after.log_surface_pressure**2 / size("level")
+        total = jnp.sum(lnps) + 1e-4 * jnp.sum(after.temperature**2)
+        return total, after
+
+    gradient, fixed = jax.grad(squares, argnums=(0, 1), has_aux=True)(before, after)
+    return budget(equations, before), fixed, gradient
 
 
 @pytest.mark.parametrize("level, lat", [(2, 2), (2, 4)])
 def test_budgets_and_fixers_on_a_mesh(level, lat):
     equations, before = make(lat)
     _, after = make(lat, seed=1)
-    mesh = Mesh(
-        np.array(jax.devices()[: level * lat]).reshape(level, lat), ("level", "lat")
-    )
+    devices = np.array(jax.devices()[: level * lat]).reshape(level, lat)
+    mesh = Mesh(devices, ("level", "lat"))
 
-    def part(equations, before, after):
-        def fix(equations, before, after):
-            found = budget(equations, before)
-            for step_filter in fixers(FIXERS, equations):
-                after = step_filter(before, after)
-            return found, after
-
-        found, after = fix(*varying((equations, before, after)))
-        mean = jax.lax.pmean(after.log_surface_pressure, "level")
-        after = dataclasses.replace(after, log_surface_pressure=mean)
-        return jax.lax.pmean(varying(found), mesh.axis_names), after
+    def part(*arguments):
+        found, fixed, gradients = fixed_and_gradient(*varying(arguments))
+        lnps = jax.lax.pmean(fixed.log_surface_pressure, "level")
+        fixed = dataclasses.replace(fixed, log_surface_pressure=lnps)
+        for gradient in gradients:
+            gradient.log_surface_pressure = jax.lax.psum(
+                gradient.log_surface_pressure, "level"
+            )
+        return jax.lax.pmean(varying(found), mesh.axis_names), fixed, gradients
 
     mapped = jax.shard_map(
         part,
         mesh=mesh,
         in_specs=(equations.layout(), LAYOUT, LAYOUT),
-        out_specs=(P(), LAYOUT),
+        out_specs=(P(), LAYOUT, (LAYOUT, LAYOUT)),
     )
-    found, fixed = jax.jit(mapped)(equations, before, after)
+    found, *states = jax.jit(mapped)(equations, before, after)
     one, their_before = make()
     _, their_after = make(seed=1)
-    for step_filter in fixers(FIXERS, one):
-        their_after = step_filter(their_before, their_after)
-    expected = numbers(one, their_before)
+    expected, *theirs = jax.jit(fixed_and_gradient)(one, their_before, their_after)
     for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        assert float(x) == pytest.approx(y, rel=1e-12, abs=1e-14)
+        assert float(x) == pytest.approx(float(y), rel=1e-12, abs=1e-14)
     rows = GRID.truncation + 1
-    for x, y in zip(jax.tree.leaves(fixed), jax.tree.leaves(their_after), strict=True):
-        np.testing.assert_allclose(x[..., :rows, :], y, atol=1e-13)
+    for x, y in zip(jax.tree.leaves(states), jax.tree.leaves(theirs), strict=True):
+        scale = max(np.abs(y).max(), 1e-3)
+        np.testing.assert_allclose(x[..., :rows, :], y, atol=1e-12 * scale)

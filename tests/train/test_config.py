@@ -9,7 +9,7 @@ from pipeline.errors import UserError
 from train import build
 from train.config import leaves, load_config, to_json
 from train.loop import prepare_workdir
-from train.mesh import MeshShape, make_mesh
+from train.mesh import MeshShape, make_mesh, state_shardings
 
 
 def test_overrides_reach_the_configuration():
@@ -26,6 +26,28 @@ def test_overrides_reach_the_configuration():
     assert config.optimizer.learning_rate == 1.0
     assert config.model.dycore_grid == "T42"
     assert config.model.filters == ((60, 2, 0.1), (5, 8, 0))
+
+
+def test_expressions_reach_the_configuration_as_they_are():
+    """Parentheses within strings are not those of tuples."""
+    for text in (
+        '[["(encoder|decoder).*kernel$", [null, "data"]]]',
+        "(('(encoder|decoder).*kernel$', (None, 'data')),)",
+    ):
+        config = load_config("configs/demo.py", [f"mesh.parameters={text}"])
+        ((pattern, axes),) = config.mesh.parameters
+        assert pattern == "(encoder|decoder).*kernel$"
+        assert list(axes) == [None, "data"]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    ["kernel$", ("(", ("data",)), ("kernel$", ("x",)), ("kernel$", ("lat", "lat"))],
+)
+def test_rules_that_are_none_are_told(rule):
+    mesh = make_mesh(MeshShape())
+    with pytest.raises(UserError, match="config.mesh.parameters"):
+        state_shardings(mesh, {}, [rule])
 
 
 @pytest.mark.parametrize(
