@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -106,10 +107,16 @@ def serial(dtype: str):
 
 
 @pytest.mark.parametrize(
-    "mesh",
-    [pytest.param(m, marks=[] if m == (2, 2) else pytest.mark.slow) for m in MESHES],
+    "mesh, dtype",
+    [
+        pytest.param(
+            mesh,
+            dtype,
+            marks=[] if (mesh, dtype) == ((2, 2), "float64") else pytest.mark.slow,
+        )
+        for mesh, dtype in itertools.product(MESHES, TOLERANCE)
+    ],
 )
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_mesh_equals_serial(mesh, dtype):
     level, lat = mesh
     equations, state = equations_and_state(dtype, lat)

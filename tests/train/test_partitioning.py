@@ -97,10 +97,10 @@ def assert_same(found, expected, tolerance, what):
     "mesh, dtype",
     [
         (MeshShape(data=2, level=2, lat=2), "float64"),
-        (MeshShape(data=2, ensemble=2, level=2), "float64"),
         *(
             pytest.param(mesh, dtype, marks=pytest.mark.slow)
             for mesh, dtype in [
+                (MeshShape(data=2, ensemble=2, level=2), "float64"),
                 (MeshShape(data=2, ensemble=2, lat=2), "float64"),
                 (MeshShape(lat=4), "float64"),
                 (MeshShape(data=4), "float32"),
