@@ -34,7 +34,13 @@ from train.metrics import MetricWriter
 from train.step import Metrics, Params, initial_state, make_eval_step, make_train_step
 
 # What may differ when a run goes on: it does not change what is computed.
-MAY_CHANGE = ("mesh.", "train.log_every", "train.checkpoint_every", "train.steps")
+MAY_CHANGE = (
+    "mesh.",
+    "data.grid",  # the store's own grid is used
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.steps",
+)
 
 
 def train(config: ConfigDict, workdir: str) -> None:

@@ -11,9 +11,8 @@ of which the larger of the first two counts, and the third is added: nothing is 
 to overlap with a collective. A float32 product takes 6 passes at precision `highest`,
 3 at `high`; bytes are those of whole tiles, without what stays in VMEM. Vector
 operations cost their bytes alone, and where devices lie on the torus is not
-considered. Custom calls of unknown cost are named and cost
-their bytes. It is a roofline: real programs are slower, and comparisons of two
-programs are what it is for.
+considered. Custom calls of unknown cost are named and cost their bytes. It is a
+roofline: real programs are slower, and comparisons of two programs are what it is for.
 """
 
 import dataclasses
@@ -53,6 +52,7 @@ CHIPS = {
     "v5p": Chip(4.59e14, 2.77e12, 9e10, 95.73 * _GIB),
     "v6e": Chip(9.2e14, 1.6e12, 9e10, 31.24 * _GIB),
 }
+# Assumed, not measured.
 COLLECTIVE_LATENCY = 5e-6  # s, to start one
 HOP_LATENCY = 1e-6  # s, for every further device on the ring
 
@@ -294,7 +294,7 @@ def _memory_bytes(
             if i.opcode == "parameter"
         }
         read = sum(
-            min(_in_memory(o), _read_of_parameter(inside, parameters[n], o))
+            min(_in_memory(o), _read_of_parameter(inside, parameters[n]))
             for n, o in enumerate(operands)
         )
         return read + _written_by_fusion(inside, instruction)
@@ -329,10 +329,8 @@ def _in_memory(instruction: hlo.Instruction) -> float:
 _PARTIAL = ("dynamic-slice", "slice", "gather")
 
 
-def _read_of_parameter(
-    inside: hlo.Computation, parameter: hlo.Instruction, operand: hlo.Instruction
-) -> float:
-    """Bytes that a fusion reads of an operand: slices count as what they take.
+def _read_of_parameter(inside: hlo.Computation, parameter: hlo.Instruction) -> float:
+    """Bytes that a fusion reads of a parameter, if it takes only slices; or infinity.
 
     An array that is updated in place is not read.
     """
@@ -346,7 +344,7 @@ def _read_of_parameter(
         ):
             continue
         elif user.opcode == "bitcast":
-            total += _read_of_parameter(inside, user, operand)
+            total += _read_of_parameter(inside, user)
         else:
             return math.inf
     return total
