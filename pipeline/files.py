@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import urllib.parse
+from collections.abc import Iterable
 from typing import Any
 
 import tensorstore as ts
@@ -64,6 +65,12 @@ class Folder:
         result = self._ask(name, self.kvstore.read(name))
         return result.value if result.state == "value" else None
 
+    def read_many(self, names: Iterable[str]) -> dict[str, bytes | None]:
+        """Contents of files, all in flight at once."""
+        pending = {name: self.kvstore.read(name) for name in names}
+        found = {name: self._ask(name, future) for name, future in pending.items()}
+        return {n: r.value if r.state == "value" else None for n, r in found.items()}
+
     def write(self, name: str, content: bytes) -> None:
         """Writes a file; whoever reads meanwhile finds the old or the new one."""
         self._ask(name, self.kvstore.write(name, content))
@@ -82,6 +89,16 @@ class Folder:
         found = self._ask(folder, (self.kvstore / prefix).list())
         return sorted(prefix + os.fsdecode(name) for name in found)
 
+    def sizes(self, folder: str) -> dict[str, int | None]:
+        """Names of all files under a folder, and bytes; None where only a read tells.
+
+        Object stores list names alone, but never hold half of an object.
+        """
+        names = self.names(folder)
+        if self.local is None:
+            return dict.fromkeys(names)
+        return {name: (self.local / name).stat().st_size for name in names}
+
     def read_json(self, name: str) -> dict[str, Any] | None:
         """Content of a JSON file; None if it does not exist.
 
@@ -89,8 +106,14 @@ class Folder:
           UserError: if it is damaged.
         """
         content = self.read(name)
-        if content is None:
-            return None
+        return None if content is None else self.parse_json(name, content)
+
+    def parse_json(self, name: str, content: bytes) -> dict[str, Any]:
+        """The value of a JSON file that has been read.
+
+        Raises:
+          UserError: if it is damaged.
+        """
         try:
             return json.loads(content)
         except ValueError as error:

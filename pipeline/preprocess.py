@@ -1,12 +1,12 @@
-"""From a source to a regridded store: the Beam pipeline.
+"""From a source to regridded stores: the Beam pipeline.
 
-The unit of work is one shard of one variable. Whoever gets it reads its times,
-checks and regrids them, writes the whole object, and then a marker. Shards have
-nothing in common, so nothing is shuffled between workers but their names, and what a
-killed run leaves to do is what has no marker. Two chains run one after the other:
+The unit of work is a shard. Whoever gets it reads its times, checks and regrids them,
+writes the whole object, and then a marker. Shards have nothing in common, so nothing is
+shuffled between workers but their names, and what a killed run leaves to do is what has
+no marker. Two chains run one after the other:
 
-    Create(shards to do) -> Reshuffle -> ProcessShard -> one report of the run
-    Create(all shards)   -> Reshuffle -> ShardStatistics -> statistics.json
+    Create(items to do) -> Reshuffle -> WriteShards     -> report of the run
+    Create(all shards)  -> Reshuffle -> ShardStatistics -> statistics.json
 
 Each is one line without branches, tagged outputs or batching, which some runners
 (Dask's) get wrong.
@@ -17,76 +17,66 @@ import contextlib
 import dataclasses
 import datetime
 import functools
+import re
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
-import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners import create_runner
 
-from model.sphere.grids import parse_grid
-from pipeline import store as store_lib
+from pipeline import request as request_lib
 from pipeline.errors import UserError
-from pipeline.plan import PLAN_FILE, Plan, default_shard_steps, read_json, write_json
+from pipeline.files import Folder
+from pipeline.plan import PLAN_FILE, Plan
 from pipeline.progress import progress
-from pipeline.regrid import check_points
-from pipeline.shards import ProcessShard, ShardReport, ShardStatistics
-from pipeline.source import (
-    open_all,
-    parse_times,
-    select_times,
-    source_attributes,
+from pipeline.request import Request, make_plans, request_of
+from pipeline.shards import (
+    ShardReport,
+    ShardStatistics,
+    Target,
+    WorkItem,
+    WriteShards,
+    work_items,
 )
-from pipeline.statistics import Moments, write_statistics
-from pipeline.store import READY_FILE, Store, open_store
-from pipeline.variables import PRESSURE_LEVELS, VARIABLES
+from pipeline.statistics import Moments, merge_moments, write_statistics
+from pipeline.store import Store, group_attributes, open_store
+from pipeline.writer import (
+    Item,
+    begin,
+    find_damage,
+    find_faults,
+    finish,
+    is_finished,
+    marker_name,
+)
 
 DEFAULT_RUNNER = "FnApiRunner"
+_LISTED_FAILURES = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `podgcm preprocess`, which `run` understands."""
+    request_lib.add_arguments(parser)
     add = parser.add_argument
     add(
-        "--source",
+        "--output",
         required=True,
-        help="Zarr stores or NetCDF files, separated by commas; * and ? are wildcards",
-    )
-    add("--output", required=True, help="folder of the store to make or to complete")
-    add("--grid", required=True, help="Gaussian grid, such as TL63 or 31@96x48")
-    add(
-        "--times",
-        help="START/STOP or START/STOP/STEP, ends included, such as "
-        "1990-01-01/1990-12-31T18/6h (default: all times of the source)",
+        help="the store to make, to complete or to extend: a folder, or an address such "
+        "as gs://BUCKET/STORE",
     )
     add(
-        "--variables",
-        help="names separated by commas (default: all known that the source must "
-        f"have: {', '.join(VARIABLES)})",
+        "--part",
+        metavar="I/N",
+        help="do the I-th of N parts of the work and stop, for schedulers of plain jobs; "
+        "when all parts are done, run once without it",
     )
     add(
-        "--levels",
-        help="pressure levels in hPa, separated by commas (default: the 37 of ERA5)",
-    )
-    add("--static_source", help="where the static variables are, if not in the source")
-    add(
-        "--stats_times",
-        help="START/STOP of the statistics, such as the times to train on "
-        "(default: all times of the store)",
-    )
-    add(
-        "--shard_steps",
-        type=int,
-        help="times in a shard, the unit of work (default: as fit into 150 MB)",
-    )
-    add(
-        "--latitude_chunks",
-        type=int,
-        default=2,
-        help="bands of latitude that can be read separately (default: 2)",
+        "--repair",
+        action="store_true",
+        help="read all shards, and make those anew whose bytes are not those written",
     )
     add(
         "--runner",
@@ -97,75 +87,127 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("beam_options", nargs="*", metavar="-- BEAM_FLAGS", help="flags for Beam")
 
 
-def run(args: argparse.Namespace) -> Store:
+def run(args: argparse.Namespace) -> None:
     """Runs `preprocess` as told on the command line."""
-    return preprocess(**{name: vars(args)[name] for name in _PARAMETERS})
+    _run(
+        request_of(args),
+        args.output,
+        args.runner,
+        args.beam_options,
+        args.part,
+        args.repair,
+    )
 
 
 def preprocess(
     source: str,
     output: str,
     grid: str,
-    times: str | None = None,
-    variables: str | None = None,
-    levels: str | None = None,
-    static_source: str | None = None,
-    stats_times: str | None = None,
-    shard_steps: int | None = None,
-    latitude_chunks: int = 2,
+    *,
     runner: str = DEFAULT_RUNNER,
     beam_options: Sequence[str] = (),
+    part: str | None = None,
+    repair: bool = False,
+    **flags: Any,
 ) -> Store:
     """Makes a store, or completes one that an earlier run of the same left unfinished.
 
     Arguments are the flags of `podgcm preprocess`; see `add_arguments`.
 
     Returns:
-      The finished store.
+      The store, finished unless `part` was given; of several grids the first.
 
     Raises:
       UserError: if arguments or source are wrong, the output is of other arguments,
         or some shards failed (all others are then done).
     """
+    request = Request(source=source, grid=grid, **flags)
+    (address, plan), *_ = _run(request, output, runner, beam_options, part, repair)
+    return Store(address, plan)
+
+
+def _run(
+    request: Request,
+    output: str,
+    runner: str,
+    beam_options: Sequence[str],
+    part: str | None,
+    repair: bool,
+) -> list[Target]:
     options = _beam_options(runner, beam_options)
-    plan = make_plan(
-        source=source,
-        grid=grid,
-        times=times,
-        variables=variables,
-        levels=levels,
-        static_source=static_source,
-        stats_times=stats_times,
-        shard_steps=shard_steps,
-        latitude_chunks=latitude_chunks,
-    )
-    _check_output(Path(output), plan)
-    if (Path(output) / READY_FILE).exists():
-        _say(f"{output} is finished already")
-        return open_store(output)
-    store_lib.create(output, plan)
-    todo = [
-        item
-        for item in plan.items()
-        if store_lib.shard_fault(output, plan, *item) is not None
+    chosen, parts = _parse_part(part)
+    targets = _targets(output, make_plans(request))
+    for address, plan in targets:
+        _check_output(Folder(address), plan)
+    for address, plan in targets:
+        begin(Folder(address), plan)
+    every = work_items(targets, [set(plan.items()) for _, plan in targets])
+    mine = every[chosen - 1 :: parts]
+    todo = _todo(targets, repair)
+    items = [
+        dataclasses.replace(item, shards=left)
+        for item in mine
+        if (left := tuple(s for s in item.shards if (item.array, s[1]) in todo[s[0]]))
     ]
-    if todo:
-        _process(output, plan, todo, options)
+    if items:
+        _write_all(targets, items, options)
+    if part is not None:
+        _say(f"part {part} is done; when all are, run the same without --part")
+        return targets
+    if not items and all(is_finished(Folder(a), plan) for a, plan in targets):
+        _say(f"{output} is finished already")
+        return targets
     _say("computing statistics")
-    with beam.Pipeline(options=options) as pipeline:
-        _ = (
-            pipeline
-            | "Shards" >> beam.Create(plan.items())
-            | beam.Reshuffle()
-            | beam.ParDo(ShardStatistics(output, plan))
-            | beam.combiners.ToList()
-            | beam.Map(functools.partial(_merge_statistics, output, plan))
-        )
-    store_lib.finish(output, plan)
-    return open_store(output)
+    pipeline = beam.Pipeline(options=options)
+    statistics_chain(pipeline, targets)
+    _finish_pipeline(pipeline)
+    for address, plan in targets:
+        finish(Folder(address), plan, group_attributes(plan))
+        open_store(address)
+    return targets
 
 
-_PARAMETERS = tuple(preprocess.__annotations__.keys() - {"return"})
+def shards_chain(
+    pipeline: beam.Pipeline,
+    targets: Sequence[Target],
+    items: Sequence[WorkItem],
+    report_name: str,
+) -> beam.PCollection:
+    """The Beam pipeline that writes shards, and a report of that into each store."""
+    return (
+        pipeline
+        | "Items" >> beam.Create(items, reshuffle=False)
+        | beam.Reshuffle()
+        | beam.ParDo(WriteShards(targets))
+        | beam.combiners.ToList()
+        | beam.Map(functools.partial(_write_reports, targets, report_name))
+    )
+
+
+def statistics_chain(
+    pipeline: beam.Pipeline, targets: Sequence[Target]
+) -> beam.PCollection:
+    """The Beam pipeline that computes the statistics of finished shards."""
+    items = [
+        (target, *item)
+        for target, (_, plan) in enumerate(targets)
+        for item in plan.items()
+    ]
+    return (
+        pipeline
+        | "Shards" >> beam.Create(items, reshuffle=False)
+        | beam.Reshuffle()
+        | beam.ParDo(ShardStatistics(targets))
+        | beam.combiners.ToList()
+        | beam.Map(functools.partial(_merge_statistics, targets))
+    )
+
+
+def _finish_pipeline(pipeline: beam.Pipeline) -> None:
+    result = pipeline.run()
+    result.wait_until_finish()
+    if client := getattr(result, "client", None):  # Dask's; its own cluster goes too
+        client.close()
 
 
 def _beam_options(runner: str, flags: Sequence[str]) -> PipelineOptions:
@@ -180,107 +222,63 @@ def _beam_options(runner: str, flags: Sequence[str]) -> PipelineOptions:
     return PipelineOptions(list(flags), runner=runner)
 
 
-def make_plan(
-    *,
-    source: str,
-    grid: str,
-    times: str | None,
-    variables: str | None,
-    levels: str | None,
-    static_source: str | None,
-    stats_times: str | None,
-    shard_steps: int | None,
-    latitude_chunks: int,
-) -> Plan:
-    """Checks the arguments against the source, without reading fields.
-
-    Raises:
-      UserError: if something does not fit.
-    """
-    try:
-        target = parse_grid(grid)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    names = list(VARIABLES) if variables is None else variables.split(",")
-    for name in names:
-        if name not in VARIABLES:
-            raise UserError(f"unknown variable {name}: know {', '.join(VARIABLES)}")
-    if len(set(names)) < len(names):
-        raise UserError(f"--variables={variables} names a variable twice")
-    try:
-        chosen = [float(level) for level in levels.split(",")] if levels else None
-    except ValueError as error:
-        raise UserError(f"--levels={levels} are not numbers: write 500,850") from error
-    start, stop, _ = parse_times(times)
-    fields = open_all(
-        source,
-        static_source,
-        names,
-        chosen or PRESSURE_LEVELS,
-        start if start == stop else None,
-    )
-    for field in fields.values():
-        check_points(field.latitude, field.longitude)
-    steps = select_times(fields, times)
-    hours = steps.astype("datetime64[h]")
-    if np.any(hours != steps):
-        raise UserError("times of the source are not whole hours")
-    distance = int(np.diff(hours)[0].astype(int)) if len(hours) > 1 else 0
-    if any(VARIABLES[name].kind == "levels" for name in names):
-        taken = tuple(chosen or PRESSURE_LEVELS)
-    else:
-        taken = ()
-    if shard_steps is None:
-        shard_steps = default_shard_steps(target, len(taken), len(steps))
-    if shard_steps < 1:
-        raise UserError(f"--shard_steps={shard_steps} must be at least 1")
-    if latitude_chunks < 1 or target.latitudes % latitude_chunks:
-        raise UserError(
-            f"--latitude_chunks={latitude_chunks} does not divide the "
-            f"{target.latitudes} latitudes of {grid}"
-        )
-    return Plan(
-        source=source,
-        static_source=static_source,
-        grid=grid,
-        start=str(hours[0]) if len(hours) else None,
-        steps=len(hours),
-        step_hours=distance,
-        levels=taken,
-        variables=tuple(names),
-        shard_steps=shard_steps,
-        latitude_chunks=latitude_chunks,
-        stats_times=_stats_window(stats_times, hours),
-        attributes=source_attributes(source),
-    )
+def _parse_part(part: str | None) -> tuple[int, int]:
+    if part is None:
+        return 1, 1
+    match = re.fullmatch(r"(\d+)/(\d+)", part)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(f"--part={part} is not I/N with I from 1 to N, such as 3/16")
+    return int(match[1]), int(match[2])
 
 
-def _stats_window(stats_times: str | None, hours: np.ndarray) -> tuple[str, str] | None:
-    first, last, step = parse_times(stats_times)
-    if step is not None:
-        raise UserError(f"--stats_times={stats_times} must be START/STOP")
-    if first is None:
-        return (str(hours[0]), str(hours[-1])) if len(hours) else None
-    inside = hours[(hours >= first) & (hours <= last)]
-    if not len(inside):
-        raise UserError(f"--stats_times={stats_times} has none of the store's times")
-    return str(inside[0]), str(inside[-1])
+def _targets(output: str, plans: Sequence[Plan]) -> list[Target]:
+    folder = Folder(output)
+    if len(plans) == 1:
+        return [(folder.address, plans[0])]
+    return [(folder.child(plan.grid).address, plan) for plan in plans]
 
 
-def _check_output(output: Path, plan: Plan) -> None:
-    if (output / PLAN_FILE).exists():
-        differences = plan.differences(Plan.load(output))
+def _check_output(folder: Folder, plan: Plan) -> None:
+    if folder.exists(PLAN_FILE):
+        known = Plan.load(folder)
+        differences = known.differences(plan)
         if differences:
             raise UserError(
-                f"{output} was begun with another configuration "
+                f"{folder} was begun with another configuration "
                 f"({'; '.join(differences)[:300]}): choose another --output"
             )
-    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output} exists and is not a store: choose another --output")
+        return
+    local = folder.local
+    if local is not None and local.exists() and not local.is_dir() or folder.names():
+        raise UserError(f"{folder} exists and is not a store: choose another --output")
 
 
-def _process(
-    output: str, plan: Plan, todo: list[tuple[str, int]], options: PipelineOptions
+def _todo(targets: Sequence[Target], repair: bool) -> list[set[Item]]:
+    """Shards of each target that are to be written."""
+    todo = []
+    for address, plan in targets:
+        folder = Folder(address)
+        faults = find_faults(folder, plan)
+        if repair:
+            whole = [item for item in plan.items() if item not in faults]
+            for item, damage in progress(
+                find_damage(folder, plan, whole), f"{address}: reading", len(whole)
+            ):
+                if damage is not None:
+                    _say(f"{address}: {damage}")
+                    faults[item] = damage
+        for item, fault in faults.items():
+            # The last shard of a store that is being extended is whole as it is.
+            if "times" not in fault:
+                folder.delete(marker_name(*item))
+        total = len(plan.items())
+        _say(f"{address}: {total - len(faults)} of {total} shards are done")
+        todo.append(set(faults))
+    return todo
+
+
+def _write_all(
+    targets: Sequence[Target], items: Sequence[WorkItem], options: PipelineOptions
 ) -> None:
     """Writes shards.
 
@@ -288,86 +286,94 @@ def _process(
       UserError: if some failed, naming the first.
     """
     begun = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    report_file = Path(output, "_build", "runs", f"{begun}.json")
-    total = len(plan.items())
-    for item in todo:
-        # The marker of a shard that was found damaged.
-        store_lib.marker_file(output, *item).unlink(missing_ok=True)
-    _say(f"{output}: {total - len(todo)} of {total} shards are done")
-    with _shown_progress(output, todo):
-        with beam.Pipeline(options=options) as pipeline:
-            _ = (
-                pipeline
-                | "Todo" >> beam.Create(todo)
-                | beam.Reshuffle()
-                | beam.ParDo(ProcessShard(output, plan))
-                | beam.combiners.ToList()
-                | beam.Map(functools.partial(_write_report, report_file))
-            )
-    failed = read_json(report_file)["failed"]
+    name = f"_build/runs/{begun}.json"
+    with _shown_progress(targets, items):
+        pipeline = beam.Pipeline(options=options)
+        shards_chain(pipeline, targets, items, name)
+        _finish_pipeline(pipeline)
+    reports = [Folder(address).read_json(name) for address, _ in targets]
+    failed = [failure for report in reports if report for failure in report["failed"]]
     if failed:
+        total = sum(len(item.shards) for item in items)
         first = "; ".join(
-            f"shard {report['shard']} of {report['name']}: {report['error']}"
-            for report in failed[:3]
+            f"shard {failure['shard']} of {failure['array']}: {failure['error']}"
+            for failure in failed[:_LISTED_FAILURES]
         )
         raise UserError(
-            f"{len(failed)} of {len(todo)} shards failed: {first} (all in {report_file}"
-            "); mend the cause and run the same command again to do only these"
+            f"{len(failed)} of {total} shards failed: {first} (all in "
+            f"{targets[0][0]}/{name}); mend the cause and run the same command again "
+            "to do only these"
         )
 
 
-def _write_report(file: Path, reports: list[ShardReport]) -> None:
-    reports = sorted(reports, key=lambda report: (report.name, report.shard))
-    failed = [dataclasses.asdict(report) for report in reports if report.error]
-    write_json(
-        file,
-        {
-            "done": [(r.name, r.shard) for r in reports if not r.error],
+def _write_reports(
+    targets: Sequence[Target], name: str, reports: list[ShardReport]
+) -> None:
+    """Writes what a run did for each store into it; failed shards with the reason."""
+    reports = sorted(reports, key=lambda report: (report.array, report.shards))
+    for target, (address, _) in enumerate(targets):
+        done, failed = [], []
+        for report in reports:
+            for shard in (s for t, s in report.shards if t == target):
+                entry = {"array": report.array, "shard": shard}
+                if report.error:
+                    cause = {"error": report.error, "trace": report.trace}
+                    failed.append(entry | {"times": report.times} | cause)
+                else:
+                    done.append(entry)
+        content = {
+            "done": done,
             "failed": failed,
             "worker_seconds": sum(report.seconds for report in reports),
             "source_bytes": sum(report.source_bytes for report in reports),
-        },
-    )
+        }
+        Folder(address).write_json(name, content)
 
 
 def _merge_statistics(
-    output: str, plan: Plan, parts: list[tuple[str, int, dict[int, Moments]]]
+    targets: Sequence[Target],
+    parts: list[tuple[int, int, dict[str, dict[int, Moments]]]],
 ) -> None:
-    # In the order of shards, so that rounding does not depend on the workers.
-    merged: dict[str, dict[int, Moments]] = {name: {} for name in plan.variables}
-    for name, _, moments in sorted(parts, key=lambda part: part[:2]):
-        for key, value in moments.items():
-            known = merged[name].get(key)
-            merged[name][key] = known.merge(value) if known else value
-    write_statistics(output, plan, merged)
+    for target, (address, plan) in enumerate(targets):
+        own = [(shard, moments) for t, shard, moments in parts if t == target]
+        write_statistics(Folder(address), plan, merge_moments(own))
 
 
 @contextlib.contextmanager
-def _shown_progress(output: str, todo: list[tuple[str, int]]) -> Iterator[None]:
-    """Shows on stderr how many shards are done.
+def _shown_progress(
+    targets: Sequence[Target], items: Sequence[WorkItem]
+) -> Iterator[None]:
+    """Shows on stderr how many items are done.
 
     It looks for markers, which works alike for workers here and anywhere.
     """
     stop = threading.Event()
+    folders = [Folder(address) for address, _ in targets]
+    seconds = 0.5 if all(folder.local for folder in folders) else 20
 
-    def finished() -> Iterator[tuple[str, int]]:
-        waiting = set(todo)
+    def markers() -> set[tuple[int, str]]:
+        names = enumerate(folder.names("_build/done") for folder in folders)
+        return {(target, name) for target, found in names for name in found}
+
+    def finished(before: set[tuple[int, str]]) -> Iterator[WorkItem]:
+        waiting = list(items)
         ending = False
         while waiting and not ending:
-            ending = stop.wait(0.5)
-            done = {
+            ending = stop.wait(seconds)
+            new = markers() - before
+            done = [
                 item
                 for item in waiting
-                if store_lib.marker_file(output, *item).exists()
-            }
+                if {(t, marker_name(item.array, s)) for t, s in item.shards} <= new
+            ]
             yield from done
-            waiting -= done
+            waiting = [item for item in waiting if item not in done]
 
-    def watch() -> None:
-        for _ in progress(finished(), "preprocess: shards", len(todo)):
+    def watch(before: set[tuple[int, str]]) -> None:
+        for _ in progress(finished(before), "preprocess", len(items)):
             pass
 
-    watcher = threading.Thread(target=watch, daemon=True)
+    watcher = threading.Thread(target=watch, args=[markers()], daemon=True)
     watcher.start()
     try:
         yield

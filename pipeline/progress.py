@@ -18,7 +18,7 @@ def progress(
     total: int | None = None,
     status: Callable[[], str] = str,
 ) -> Iterator[T]:
-    """Yields `items`, and shows on stderr how far it has come.
+    """Yields `items`, and shows on stderr how far it has come and what is left.
 
     Args:
       items: what is worked through.
@@ -41,9 +41,9 @@ def progress(
         done += 1
         if time.monotonic() - last > _SECONDS_BETWEEN_LINES or done == total:
             last = time.monotonic()
-            of = f" of {total}" if total else ""
-            print(
-                f"{label}: {done}{of}, {last - start:.0f} s",
-                file=sys.stderr,
-                flush=True,
-            )
+            line = f"{label}: {done}, {last - start:.0f} s"
+            if total:
+                left = (last - start) / done * (total - done)
+                line = f"{label}: {done} of {total}, {last - start:.0f} s"
+                line += f", about {left:.0f} s left" if done < total else ""
+            print(line, file=sys.stderr, flush=True)

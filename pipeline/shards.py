@@ -1,119 +1,286 @@
-"""The work on one shard: read, check, regrid, write; and its statistics."""
+"""The work on one item: read, check, regrid, write; and its statistics.
+
+An item is one array in a block of times that holds whole shards of every target, so
+that the source, whose reading is what costs, is read once for all of them.
+"""
 
 import dataclasses
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent import futures
 
 import apache_beam as beam
 import numpy as np
 
-from model.sphere.grids import GaussianGrid
-from pipeline import store as store_lib
+from pipeline import vertical
 from pipeline.errors import UserError
-from pipeline.plan import Plan
+from pipeline.files import Folder, one_line
+from pipeline.plan import SURFACE_PRESSURE, Plan, source_parts, source_variables
 from pipeline.regrid import Regridder
 from pipeline.source import Field, open_all
-from pipeline.statistics import Moments, shard_moments
-from pipeline.store import Store
+from pipeline.statistics import Moments, saved_moments
+from pipeline.variables import VARIABLES
+from pipeline.writer import Item, write_shard
+
+# Blocks of times that are read while one is worked on.
+_READ_AHEAD = 2
+_ATTEMPTS = 3
+
+Target = tuple[str, Plan]
+"""Address and plan of a store. All targets of a run differ in their grids only."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkItem:
+    """One array, and the shards of it to write: (number of the target, shard)."""
+
+    array: str
+    shards: tuple[tuple[int, int], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardReport:
-    """What became of a shard; `error` and `trace` are empty if it is done."""
+    """What became of a work item; `error` and `trace` are empty if it is done."""
 
-    name: str
-    shard: int
+    array: str
+    shards: tuple[tuple[int, int], ...]
+    times: tuple[str, str] | None
     seconds: float
     source_bytes: int = 0
     error: str = ""
     trace: str = ""
 
 
-class ProcessShard(beam.DoFn):
-    """(variable, shard) -> ShardReport, having written the shard."""
+def work_items(targets: Sequence[Target], todo: Sequence[set[Item]]) -> list[WorkItem]:
+    """Shards to write, those of all targets together that hold the same times.
 
-    def __init__(self, output: str, plan: Plan) -> None:
-        self._output = output
-        self._plan = plan
+    Args:
+      targets: of the run.
+      todo: shards to write of each.
+    """
+    block = max(plan.shard_steps for _, plan in targets)
+    items: dict[tuple[int, str], list[tuple[int, int]]] = {}
+    order = {array: i for i, array in enumerate(targets[0][1].arrays)}
+    for target, (_, plan) in enumerate(targets):
+        for array, shard in todo[target]:
+            key = shard * plan.shard_steps // block, array
+            items.setdefault(key, []).append((target, shard))
+    # Blocks first: an interrupted run leaves few times unfinished, not few variables.
+    ordered = sorted(items, key=lambda key: (key[0], order[key[1]]))
+    return [WorkItem(key[1], tuple(sorted(items[key]))) for key in ordered]
+
+
+def span(targets: Sequence[Target], item: WorkItem) -> tuple[int, int]:
+    """Indices of an item's times, first and behind the last."""
+    spans = [targets[target][1].shard_times(shard) for target, shard in item.shards]
+    return min(first for first, _ in spans), max(last for _, last in spans)
+
+
+class WriteShards(beam.DoFn):
+    """WorkItem -> ShardReport, having written its shards."""
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        self._targets = tuple(targets)
 
     def setup(self) -> None:
         self._fields: dict[str, Field] = {}
-        self._regridders: dict[tuple[bytes, bytes], Regridder] = {}
+        self._regridders: dict[tuple, Regridder] = {}
 
-    def process(self, item: tuple[str, int]) -> Iterator[ShardReport]:
-        name, shard = item
+    def process(self, item: WorkItem) -> Iterator[ShardReport]:
         begin = time.perf_counter()
-        try:
-            size = self._write(name, shard)
-            yield ShardReport(name, shard, time.perf_counter() - begin, size)
-        except Exception as error:  # The other shards go on; the run's end reports it.
-            line = " ".join(str(error).split()) or type(error).__name__
-            if not isinstance(error, UserError):
-                line = f"{type(error).__name__}: {line}"
-            spent = time.perf_counter() - begin
-            trace = traceback.format_exc()
-            yield ShardReport(name, shard, spent, error=line, trace=trace)
+        size, error, trace = 0, "", ""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                size, error, trace = self._write(item), "", ""
+                break
+            except UserError as mistake:  # It would be the same again.
+                error, trace = str(mistake), traceback.format_exc()
+                break
+            except Exception as fault:  # The other items go on; the run's end reports.
+                error = f"{type(fault).__name__}: {one_line(fault)}"
+                trace = traceback.format_exc()
+                time.sleep(attempt)
+        yield ShardReport(
+            item.array,
+            item.shards,
+            self._times(item),
+            time.perf_counter() - begin,
+            size,
+            error,
+            trace,
+        )
 
-    def _write(self, name: str, shard: int) -> int:
-        plan = self._plan
+    @property
+    def _plan(self) -> Plan:
+        """What all targets have in common is that of the first."""
+        return self._targets[0][1]
+
+    def _times(self, item: WorkItem) -> tuple[str, str] | None:
+        if self._plan.is_static(item.array):
+            return None
+        first, last = span(self._targets, item)
+        times = np.datetime_as_string(self._plan.times[[first, last - 1]], "h")
+        return str(times[0]), str(times[1])
+
+    def _write(self, item: WorkItem) -> int:
+        """Writes the shards of an item; returns the bytes that were read for it."""
         if not self._fields:
-            self._fields = open_all(
-                plan.source,
-                plan.static_source,
-                plan.variables,
-                plan.levels,
-                plan.times[0] if plan.steps else None,
-            )
-        field = self._fields[name]
-        variable = field.variable
-        regridder = self._regridder(field, plan.target)
-        regrid = regridder.fill if variable.fill else regridder
-        times = plan.times
-        if variable.kind != "static":
-            times = times[slice(*plan.shard_times(shard))]
-        done, size = [], 0
-        for stamps, values in _read_ahead(field, times):
-            variable.check_values(values, stamps, np.array(plan.levels))
-            done.append(regrid(values))
-            size += values.nbytes
-        # Axes of length 1 stand for those that the variable does not have.
-        shape = plan.shape(name)
-        steps = () if variable.kind == "static" else (len(times),)
-        data = np.concatenate(done).reshape(*steps, *shape[len(steps) :])
-        store_lib.write_shard(self._output, plan, name, shard, data)
+            self._fields = source_fields(self._plan)
+        plan = self._plan
+        buffers = {
+            (target, shard): ShardBuffer(*self._targets[target], item.array, shard)
+            for target, shard in item.shards
+        }
+        size = 0
+        for name in plan.arrays[item.array]:
+            indices = np.arange(*span(self._targets, item))
+            if plan.is_static(item.array):
+                indices = np.array([0])
+            for index, columns in self._columns(name, indices):
+                size += sum(values.nbytes for values in columns.values())
+                for (target, shard), buffer in buffers.items():
+                    if buffer.holds(index):
+                        fields = self._regrid(name, columns, self._targets[target][1])
+                        buffer.put(name, index, fields)
         return size
 
-    def _regridder(self, field: Field, grid: GaussianGrid) -> Regridder:
-        key = field.latitude.tobytes(), field.longitude.tobytes()
+    def _columns(
+        self, name: str, indices: np.ndarray
+    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Index of a time, and all fields [level, latitude, longitude] that it takes."""
+        plan = self._plan
+        names = source_parts(name, plan.sigma_layers)
+        fields = [self._fields[name] for name in names]
+        times = plan.times[indices] if fields[0].variable.kind != "static" else None
+        position = 0
+        for stamps, blocks in _read_ahead(fields, times):
+            for field, block in zip(fields, blocks, strict=True):
+                field.variable.check_values(block, stamps, np.array(plan.levels))
+            for i in range(len(blocks[0])):
+                columns = dict(zip(names, (block[i] for block in blocks), strict=True))
+                yield int(indices[position]), columns
+                position += 1
+
+    def _regrid(
+        self, name: str, columns: dict[str, np.ndarray], plan: Plan
+    ) -> np.ndarray:
+        """Fields of a variable on the grid and in the vertical of a plan."""
+        regridded = {}
+        for part, values in columns.items():
+            field = self._fields[part]
+            regridder = self._regridder(field, plan)
+            regrid = regridder.fill if field.variable.fill else regridder
+            regridded[part] = regrid(values)
+        if plan.sigma_layers is None or VARIABLES[name].kind == "static":
+            return regridded[name]
+        if name != SURFACE_PRESSURE and VARIABLES[name].kind == "surface":
+            return regridded[name]
+        surface = vertical.surface_pressure(
+            np.array(plan.levels), regridded["geopotential"], self._orography(plan)
+        )
+        if name == SURFACE_PRESSURE:
+            return surface[None].astype(np.float32)
+        return vertical.pressure_to_sigma(
+            np.array(plan.levels), regridded[name], surface, plan.sigma
+        ).astype(np.float32)
+
+    def _orography(self, plan: Plan) -> np.ndarray:
+        """Surface geopotential on the grid of a plan, [latitude, longitude]."""
+        field = self._fields["geopotential_at_surface"]
+        return self._regridder(field, plan)(field.read(field.times[:1])[0, 0])
+
+    def _regridder(self, field: Field, plan: Plan) -> Regridder:
+        key = field.latitude.tobytes(), field.longitude.tobytes(), plan.grid, plan.edges
         if key not in self._regridders:
-            regridder = Regridder(field.latitude, field.longitude, grid)
-            self._regridders[key] = regridder
+            self._regridders[key] = Regridder(
+                field.latitude, field.longitude, plan.target, plan.edges
+            )
         return self._regridders[key]
 
 
-class ShardStatistics(beam.DoFn):
-    """(variable, shard) -> (variable, shard, moments)."""
+class ShardBuffer:
+    """The values of a shard, which is written as soon as all of them are there."""
 
-    def __init__(self, output: str, plan: Plan) -> None:
-        self._store = Store(output, plan)
+    def __init__(self, address: str, plan: Plan, array: str, shard: int) -> None:
+        self._folder, self._plan = Folder(address), plan
+        self._array, self._shard = array, shard
+        self._first, self._last = 0, 1
+        if not plan.is_static(array):
+            self._first, self._last = plan.shard_times(shard)
+        self._missing = (self._last - self._first) * len(plan.arrays[array])
+        self._data: np.ndarray | None = None
+
+    def holds(self, index: int) -> bool:
+        """Whether the time of this index is one of the shard's."""
+        return self._first <= index < self._last
+
+    def put(self, name: str, index: int, fields: np.ndarray) -> None:
+        """Takes the fields [level, latitude, longitude] of a variable at a time."""
+        plan = self._plan
+        if self._data is None:
+            channels = plan.channels(plan.arrays[self._array][-1]).stop
+            shape = (self._last - self._first, channels, *plan.target.shape)
+            self._data = np.empty(shape, np.float32)
+        self._data[index - self._first, plan.channels(name)] = fields
+        self._missing -= 1
+        if self._missing == 0:
+            shape = plan.shape(self._array)
+            if not plan.is_static(self._array):
+                shape = (self._last - self._first, *shape[1:])
+            data = self._data.reshape(shape)
+            write_shard(self._folder, plan, self._array, self._shard, data)
+            self._data = None
+
+
+def source_fields(plan: Plan) -> dict[str, Field]:
+    """All fields of the source that a plan needs."""
+    return open_all(
+        plan.source,
+        plan.static_source,
+        source_variables(plan.variables, plan.sigma_layers),
+        plan.levels,
+        plan.times[0] if plan.steps else None,
+        member=plan.member,
+        shift_hours=plan.forcing_shift_hours,
+    )
+
+
+class ShardStatistics(beam.DoFn):
+    """(target, array, shard) -> (target, shard, moments by variable)."""
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        self._targets = tuple(targets)
 
     def process(
-        self, item: tuple[str, int]
-    ) -> Iterator[tuple[str, int, dict[int, Moments]]]:
-        yield *item, shard_moments(self._store, *item)
+        self, item: tuple[int, str, int]
+    ) -> Iterator[tuple[int, int, dict[str, dict[int, Moments]]]]:
+        target, array, shard = item
+        address, plan = self._targets[target]
+        yield target, shard, saved_moments(Folder(address), plan, array, shard)
 
 
 def _read_ahead(
-    field: Field, times: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(times, values) of all blocks, the next being read while one is worked on."""
-    blocks = list(field.blocks(times))
-    with futures.ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(field.read, blocks[0])
-        for block, following in zip(blocks, [*blocks[1:], None], strict=True):
-            values = pending.result()
-            if following is not None:
-                pending = pool.submit(field.read, following)
+    fields: Sequence[Field], times: np.ndarray | None
+) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+    """(times, values of each field) of all blocks, while the next ones are read.
+
+    Args:
+      fields: of the same times.
+      times: [time]; None for static fields.
+    """
+    times = fields[0].times[:1] if times is None else times
+    blocks = list(fields[0].blocks(times))
+    if len(fields) > 1:  # Their chunks may differ.
+        blocks = [np.array([time]) for time in times]
+
+    def read(block: np.ndarray) -> list[np.ndarray]:
+        return [field.read(block) for field in fields]
+
+    with futures.ThreadPoolExecutor(_READ_AHEAD) as pool:
+        pending = [pool.submit(read, block) for block in blocks[:_READ_AHEAD]]
+        for number, block in enumerate(blocks):
+            values = pending.pop(0).result()
+            if number + _READ_AHEAD < len(blocks):
+                pending.append(pool.submit(read, blocks[number + _READ_AHEAD]))
             yield block, values
