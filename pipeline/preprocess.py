@@ -64,14 +64,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--output",
         required=True,
-        help="the store to make, to complete or to extend: a folder, or an address such "
-        "as gs://BUCKET/STORE",
+        help="the store to make, to complete or to extend: a folder, or an address "
+        "such as gs://BUCKET/STORE",
     )
     add(
         "--part",
         metavar="I/N",
-        help="do the I-th of N parts of the work and stop, for schedulers of plain jobs; "
-        "when all parts are done, run once without it",
+        help="do the I-th of N parts of the work and stop, for schedulers of plain "
+        "jobs; when all parts are done, run once without it",
     )
     add(
         "--repair",

@@ -46,14 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--source",
         required=True,
-        help="Zarr stores (folders, or addresses such as gs://BUCKET/ERA5.zarr), NetCDF "
-        "or GRIB files, separated by commas; * and ? are wildcards of local files",
+        help="Zarr stores (folders, or addresses such as gs://BUCKET/ERA5.zarr), "
+        "NetCDF or GRIB files, separated by commas; * and ? are wildcards of local "
+        "files",
     )
     add(
         "--grid",
         required=True,
-        help="Gaussian grid, such as TL63 or 31@96x48; or several, separated by commas, "
-        "from one reading of the source: then each gets a store OUTPUT/GRID",
+        help="Gaussian grid, such as TL63 or 31@96x48; or several, separated by "
+        "commas, from one reading of the source: then each gets a store OUTPUT/GRID",
     )
     add(
         "--times",
@@ -90,8 +91,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--edges",
         choices=EDGES,
         default="midpoint",
-        help="of target cells: midway between latitudes, as NeuralGCM's data; or gauss, "
-        "so that means under Gauss weights are kept exactly (default: midpoint)",
+        help="of target cells: midway between latitudes, as NeuralGCM's data; or "
+        "gauss, so that means under Gauss weights are kept (default: midpoint)",
     )
     add(
         "--sigma_layers",

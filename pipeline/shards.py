@@ -139,7 +139,7 @@ class WriteShards(beam.DoFn):
                 indices = np.array([0])
             for index, columns in self._columns(name, indices):
                 size += sum(values.nbytes for values in columns.values())
-                for (target, shard), buffer in buffers.items():
+                for (target, _), buffer in buffers.items():
                     if buffer.holds(index):
                         fields = self._regrid(name, columns, self._targets[target][1])
                         buffer.put(name, index, fields)
@@ -148,7 +148,7 @@ class WriteShards(beam.DoFn):
     def _columns(
         self, name: str, indices: np.ndarray
     ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """Index of a time, and all fields [level, latitude, longitude] that it takes."""
+        """Index of a time, and the fields [level, latitude, longitude] it takes."""
         plan = self._plan
         names = source_parts(name, plan.sigma_layers)
         fields = [self._fields[name] for name in names]

@@ -57,7 +57,7 @@ def calibrate(model: NeuralGCM, store: Store, first: int, last: int) -> Scales:
     fields: dict[str, list[np.ndarray]] = {}
     for number in numbers:
         window = pairs.read(np.array([number]))
-        time = jax_datetime.to_datetime(store.times[first + number])
+        time = jax_datetime.to_datetime(store.times[pairs.starts[number]])
         both = [
             columns(model, {k: x[0, i] for k, x in window["frames"].items()}, time)
             for i in range(2)

@@ -6,6 +6,7 @@ reads only the samples and latitudes that its own devices hold.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import grain
@@ -27,6 +28,11 @@ sample's first frame, [sample]."""
 
 def check_store(store: Store) -> None:
     """Raises UserError if the store lacks what a model needs."""
+    if store.sigma.size:
+        raise UserError(
+            f"{store.path} is on sigma layers: train on a store of pressure levels, "
+            "made without --sigma_layers"
+        )
     needed = (*LEVEL_VARIABLES, *SURFACE_VARIABLES, *STATIC_VARIABLES)
     missing = [name for name in needed if name not in store.variables]
     if missing:
@@ -84,26 +90,39 @@ class Windows:
                 f"{step} h"
             )
         if len(self) < 1:
+            gaps = self.store.plan.skipped
             raise UserError(
                 f"the span {self.store.times[self.first]} to "
                 f"{self.store.times[self.last]} is shorter than a window of "
                 f"{self.frames} frames every {self.hours} h"
+                + (", or all of them straddle a missing time" if gaps else "")
             )
 
     @property
     def stride(self) -> int:
         return self.hours // int(self.store.step / np.timedelta64(1, "h"))
 
+    @functools.cached_property
+    def starts(self) -> np.ndarray:
+        """Index in the store of each window's first frame, [window].
+
+        Windows that would straddle a time that the store lacks are left out.
+        """
+        times = self.store.times[self.first : self.last + 1]
+        reach = (self.frames - 1) * self.stride
+        ends = np.arange(reach, len(times))
+        hours = np.timedelta64((self.frames - 1) * self.hours, "h")
+        return self.first + np.flatnonzero(times[ends] - times[ends - reach] == hours)
+
     def __len__(self) -> int:
-        span = self.last - self.first + 1
-        return max(0, span - (self.frames - 1) * self.stride)
+        return len(self.starts)
 
     def read(self, windows: np.ndarray, pairs: slice = slice(None)) -> Batch:
         """Reads the windows of these numbers, and of their latitudes these pairs.
 
         Pairs are counted from the poles.
         """
-        starts = self.first + np.asarray(windows)
+        starts = self.starts[np.asarray(windows)]
         times = starts[:, None] + self.stride * np.arange(self.frames)
         names = (*LEVEL_VARIABLES, *SURFACE_VARIABLES)
         rows = self.store.grid.latitudes
