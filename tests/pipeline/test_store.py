@@ -8,52 +8,96 @@ import threading
 
 import numpy as np
 import pytest
+import tensorstore as ts
 import xarray
 
-from pipeline import store as store_lib
 from pipeline.errors import UserError
+from pipeline.files import Folder
+from pipeline.layout import array_metadata, encode_shard, shard_name
 from pipeline.plan import Plan
-from pipeline.statistics import shard_moments, write_statistics
-from pipeline.store import DamagedStoreError, Store, open_store
+from pipeline.statistics import merge_moments, saved_moments, write_statistics
+from pipeline.store import DamagedStoreError, group_attributes, open_store
+from pipeline.writer import begin, finish, write_shard
 
 STEPS = 7
+
+
+def make_plan(**changes):
+    default = {
+        "source": "nowhere",
+        "static_source": None,
+        "member": None,
+        "forcing_shift_hours": 0,
+        "grid": "T21",
+        "edges": "midpoint",
+        "sigma_layers": None,
+        "start": "1990-01-01T00",
+        "stop": "1990-01-02T12",
+        "step_hours": 6,
+        "skipped": (),
+        "levels": (500.0, 850.0),
+        "variables": ("temperature", "sea_ice_cover", "land_sea_mask"),
+        "layout": "variables",
+        "shard_steps": 3,
+        "latitude_chunks": 4,
+        "keep_bits": None,
+        "stats_times": ("1990-01-01T00", "1990-01-02T12"),
+        "attributes": {"title": "random"},
+    }
+    return Plan(**default | changes)
+
+
+def write_all(path, plan, fields):
+    """Writes a whole store, from fields by variable."""
+    folder = Folder(path)
+    begin(folder, plan)
+    for array, shard in plan.items():
+        static = plan.is_static(array)
+        part = slice(None) if static else slice(*plan.shard_times(shard))
+        parts = [fields[name][part] for name in plan.arrays[array]]
+        if array not in fields:  # stacked
+            parts = [x if x.ndim == 4 else x[:, None] for x in parts]
+            parts = [np.concatenate(parts, axis=1)]
+        write_shard(folder, plan, array, shard, parts[0])
+    moments = [(item[1], saved_moments(folder, plan, *item)) for item in plan.items()]
+    write_statistics(folder, plan, merge_moments(moments))
+    with pytest.raises(UserError, match="is not finished: run the same"):
+        open_store(path)
+    finish(folder, plan, group_attributes(plan))
+
+
+def random_fields(plan):
+    random = np.random.default_rng(0)
+    shapes = {
+        "levels": (STEPS, len(plan.levels), 32, 64),
+        "surface": (STEPS, 32, 64),
+        "static": (32, 64),
+    }
+    fields = {
+        name: random.normal(size=shapes[plan.kind(name)]).astype(np.float32)
+        for name in plan.variables
+    }
+    fields["temperature"][2] = 0  # A field of one value must not be left out.
+    return fields
+
+
+@pytest.fixture(scope="module", params=["variables", "stacked"])
+def both(request, tmp_path_factory):
+    """(path, fields) of a store of 7 times in shards of 3, in both layouts."""
+    path = tmp_path_factory.mktemp(request.param) / "store"
+    plan = make_plan(layout=request.param)
+    fields = random_fields(plan)
+    write_all(path, plan, fields)
+    return path, fields
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """(path, fields) of a store of 7 times in shards of 3."""
     path = tmp_path_factory.mktemp("store") / "store"
-    plan = Plan(
-        source="nowhere",
-        static_source=None,
-        grid="T21",
-        start="1990-01-01T00",
-        steps=STEPS,
-        step_hours=6,
-        levels=(500.0, 850.0),
-        variables=("temperature", "sea_ice_cover", "land_sea_mask"),
-        shard_steps=3,
-        latitude_chunks=2,
-        stats_times=("1990-01-01T00", "1990-01-02T12"),
-        attributes={"title": "random"},
-    )
-    random = np.random.default_rng(0)
-    fields = {
-        name: random.normal(size=plan.shape(name)).astype(np.float32)
-        for name in plan.variables
-    }
-    fields["temperature"][2] = 0  # A field of one value must not be left out.
-    store_lib.create(path, plan)
-    for name, shard in plan.items():
-        static = plan.kind(name) == "static"
-        part = slice(None) if static else slice(*plan.shard_times(shard))
-        store_lib.write_shard(path, plan, name, shard, fields[name][part])
-    store = Store(str(path), plan)
-    moments = {name: shard_moments(store, name, 0) for name in plan.variables}
-    write_statistics(path, plan, moments)
-    with pytest.raises(UserError, match="is not finished: run the same"):
-        open_store(path)
-    store_lib.finish(path, plan)
+    plan = make_plan()
+    fields = random_fields(plan)
+    write_all(path, plan, fields)
     return path, fields
 
 
@@ -76,8 +120,8 @@ def test_describes_itself(finished):
         store.read("temprature", np.arange(1))
 
 
-def test_reads_any_times_and_rows(finished):
-    path, fields = finished
+def test_reads_any_times_and_rows(both):
+    path, fields = both
     store = open_store(path)
     times = np.array([5, 0, 2, 5, 6])
     rows = slice(4, 20)
@@ -105,8 +149,11 @@ def test_reads_any_times_and_rows(finished):
 
 def test_xarray_reads_the_same(finished, recwarn):
     path, fields = finished
-    dataset = xarray.open_zarr(path, consolidated=False, chunks=None)
+    dataset = xarray.open_zarr(path)
     assert not [w for w in recwarn if "Zarr" in str(w.message)]
+    xarray.testing.assert_identical(
+        dataset.load(), xarray.open_zarr(path, consolidated=False).load()
+    )
     store = open_store(path)
     for name, field in fields.items():
         np.testing.assert_array_equal(dataset[name].values, field)
@@ -178,11 +225,10 @@ def test_flipped_bits_are_errors(copy):
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("_build/plan.json", "is not a PodGCM store"),
         ("_build/READY", "is not finished"),
         ("stats/statistics.json", "statistics.json is missing"),
-        ("_build/done/temperature/0.json", "shard 0 of temperature is not done"),
         ("temperature/zarr.json", "temperature/zarr.json is missing"),
+        ("zarr.json", "zarr.json is missing"),
     ],
 )
 def test_missing_parts(copy, file, message):
@@ -192,8 +238,13 @@ def test_missing_parts(copy, file, message):
     assert "\n" not in str(info.value)
 
 
+def test_no_store_at_all(tmp_path):
+    with pytest.raises(UserError, match="is not a PodGCM store"):
+        open_store(tmp_path)
+
+
 def test_altered_plan(copy):
-    file = copy / "_build/plan.json"
+    file = copy / "_build/READY"
     file.write_text(file.read_text().replace("T21", "T31"))
     with pytest.raises(UserError, match="was altered"):
         open_store(copy)
@@ -206,3 +257,80 @@ def test_needs_no_beam():
         "assert not {'apache_beam', 'jax'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_shards_are_those_of_the_whole_array(finished):
+    """Shards encoded alone are the objects that TensorStore would write."""
+    path, fields = finished
+    plan = make_plan()
+    array = ts.open(
+        {
+            "driver": "zarr3",
+            "kvstore": {"driver": "memory"},
+            "metadata": array_metadata(plan, "temperature"),
+        },
+        create=True,
+        context=ts.Context(),
+    ).result()
+    array.write(fields["temperature"]).result()
+    for shard in range(3):
+        name = shard_name(plan, "temperature", shard)
+        first, last = plan.shard_times(shard)
+        data = fields["temperature"][first:last]
+        content = array.kvstore.read(name.removeprefix("temperature/")).result().value
+        assert encode_shard(plan, "temperature", data) == content
+        assert (path / name).read_bytes() == content
+
+
+def test_undefined_values_cannot_be_written(finished):
+    data = np.full((3, 32, 64), np.nan, np.float32)
+    with pytest.raises(ValueError, match="sea_ice_cover is not finite"):
+        encode_shard(make_plan(), "sea_ice_cover", data)
+
+
+def test_bit_rounding(tmp_path):
+    plan = make_plan(keep_bits=10)
+    fields = random_fields(plan)
+    write_all(tmp_path / "store", plan, fields)
+    store = open_store(tmp_path / "store")
+    for name in ("temperature", "sea_ice_cover"):
+        got = store.read(name, np.arange(STEPS))
+        np.testing.assert_allclose(got, fields[name], rtol=2.0**-11)
+        assert not np.any(got.view(np.uint32) & (2**13 - 1))
+    got = store.read("land_sea_mask", None)
+    np.testing.assert_array_equal(got, fields["land_sea_mask"])
+    dataset = xarray.open_zarr(tmp_path / "store")
+    key = "_QuantizeBitRoundNumberOfSignificantBits"
+    assert (
+        dataset.temperature.attrs[key] == 10 and key not in dataset.land_sea_mask.attrs
+    )
+
+
+def test_stacked_channels_are_named(both):
+    path, fields = both
+    dataset = xarray.open_zarr(path)
+    if "fields" not in dataset:
+        return
+    names = ["temperature_500", "temperature_850", "sea_ice_cover_surface"]
+    assert dataset.fields.attrs["channels"] == names
+    np.testing.assert_array_equal(dataset.fields[:, 2], fields["sea_ice_cover"])
+
+
+def test_plans_that_may_follow_each_other():
+    plan = make_plan()
+    longer = make_plan(stop="1990-01-05T00", source="nowhere,elsewhere")
+    assert plan.differences(longer) == []
+    assert plan.config_hash == longer.config_hash
+    for change, said in (
+        ({"stop": "1990-01-02T06"}, "stop: 1990-01-02T12, not 1990-01-02T06"),
+        ({"source": "elsewhere"}, "source: nowhere, not elsewhere"),
+        ({"start": "1990-01-01T06"}, "start: 1990-01-01T00, not 1990-01-01T06"),
+        ({"skipped": ("1990-01-01T06",)}, "skipped: "),
+        ({"keep_bits": 12}, "keep_bits: None, not 12"),
+        ({"edges": "gauss"}, "edges: midpoint, not gauss"),
+    ):
+        assert said in "; ".join(plan.differences(make_plan(**change)))
+    later = make_plan(stop="1990-01-05T00", skipped=("1990-01-04T06",))
+    assert plan.differences(later) == [] and later.steps == 16
+    assert later.fingerprint == plan.fingerprint
+    assert make_plan(stats_times=None).fingerprint != plan.fingerprint
