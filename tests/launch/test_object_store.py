@@ -1,0 +1,516 @@
+"""The stand-in object store, asked by TensorStore as a store and by plain HTTP."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from concurrent import futures
+
+import numpy as np
+import pytest
+import tensorstore as ts
+
+from launch import object_store
+from launch.object_store import ObjectStore, Statistics
+from pipeline.errors import UserError
+from pipeline.files import Folder
+
+# TensorStore waits a second or more before it tries again.
+QUICK_RETRIES = {
+    "gcs_request_retries": {"initial_delay": "2ms", "max_delay": "20ms"},
+}
+
+
+@pytest.fixture
+def enter(monkeypatch):
+    """A function that makes gs:// of this process the store given."""
+
+    def enter(store):
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+
+    return enter
+
+
+@pytest.fixture
+def store(enter):
+    with ObjectStore() as store:
+        enter(store)
+        yield store
+
+
+@pytest.fixture
+def folder(store):
+    return Folder("gs://bucket/a store")
+
+
+def open_quick(url):
+    """A key-value store that tries again at once."""
+    return ts.KvStore.open(url, context=ts.Context(QUICK_RETRIES)).result()
+
+
+def results(pending):
+    return [future.result() for future in list(pending)]
+
+
+def http(url, method="GET", body=None, **headers):
+    """Status, headers and body of an answer, whatever its status."""
+    request = urllib.request.Request(url, body, headers, method=method)
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.status, answer.headers, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers, error.read()
+
+
+def test_files_are_written_read_listed_and_deleted(folder):
+    assert folder.names() == [] and folder.read("a") is None
+    contents = {"a": b"1", "b c/d+e%&?#.txt": b"2" * 3_000_000, "b c/é/f": b""}
+    for name, content in contents.items():
+        assert not folder.exists(name)
+        folder.write(name, content)
+        assert folder.exists(name)
+    assert folder.read_many([*contents, "b"]) == {**contents, "b": None}
+    assert folder.names() == sorted(contents)
+    assert folder.names("b c") == ["b c/d+e%&?#.txt", "b c/é/f"]
+    assert folder.child("b c").names() == ["d+e%&?#.txt", "é/f"]
+    folder.write("a", b"new")
+    assert folder.read("a") == b"new"
+    folder.delete("a")
+    folder.delete("a")
+    assert not folder.exists("a") and folder.read("a") is None
+    assert folder.names("b c") == folder.names()
+    assert Folder("gs://other").names() == []
+
+
+@pytest.mark.parametrize(
+    "part", [slice(0, 1), slice(3, 7), slice(5, None), slice(-4, None)]
+)
+def test_parts_of_objects(folder, part):
+    folder.write("a", b"0123456789")
+    read = folder.kvstore.read("a", byte_range=part).result().value
+    assert read == b"0123456789"[part]
+
+
+def test_ranges_by_http(store, folder):
+    folder.write("a", b"0123456789")
+    url = f"{store.url}/storage/v1/b/bucket/o/a%20store%2Fa?alt=media"
+    for asked, status, content, told in [
+        ("bytes=2-4", 206, b"234", "bytes 2-4/10"),
+        ("bytes=8-99", 206, b"89", "bytes 8-9/10"),
+        ("bytes=-3", 206, b"789", "bytes 7-9/10"),
+        ("bytes=-30", 206, b"0123456789", "bytes 0-9/10"),
+        ("bytes=10-", 416, b"", "bytes */10"),
+        ("lines=1-2", 200, b"0123456789", None),
+    ]:
+        answer = http(url, Range=asked)
+        assert (answer[0], answer[2]) == (status, content)
+        assert answer[1]["Content-Range"] == told
+
+
+def test_part_past_the_end_is_an_error(folder):
+    folder.write("a", b"0123456789")
+    for part in (slice(20, 30), slice(5, 15)):
+        with pytest.raises(ValueError, match="OUT_OF_RANGE|byte range"):
+            folder.kvstore.read("a", byte_range=part).result()
+
+
+def test_conditions_on_generations(store, folder):
+    files = folder.kvstore
+    missing = files.read("a").result().stamp.generation
+    first = files.write("a", b"1", if_equal=missing).result().generation
+    # Refused: it exists, so it is not missing any more.
+    assert files.write("a", b"x", if_equal=missing).result().generation == b""
+    second = files.write("a", b"2", if_equal=first).result().generation
+    assert len({missing, first, second}) == 3
+    assert files.read("a", if_not_equal=second).result().state == "unspecified"
+    assert files.read("a", if_not_equal=first).result().value == b"2"
+    url = f"{store.url}/storage/v1/b/bucket/o/a%20store%2Fa?alt=media"
+    generation = http(url)[1]["x-goog-generation"]
+    assert http(f"{url}&ifGenerationMatch={generation}")[2] == b"2"
+    assert http(f"{url}&ifGenerationMatch={int(generation) - 1}")[0] == 412
+    assert files.write("a", None, if_equal=first).result().generation == b""
+    assert files.read("a").result().value == b"2"
+    files.write("a", None, if_equal=second).result()
+    assert files.read("a").result().state == "missing"
+    assert files.write("a", b"3", if_equal=second).result().generation == b""
+    third = files.write("a", b"3").result().generation
+    assert third not in {first, second}
+
+
+def test_writers_of_one_object_lose_no_change(store, folder):
+    store.configure(latency=0.002)  # time for the writers to meet
+    files = folder.kvstore
+
+    def add(times):
+        refused = 0
+        while times:
+            found = files.read("n").result()
+            content = b"%d" % (int(found.value or b"0") + 1)
+            stamp = files.write("n", content, if_equal=found.stamp.generation).result()
+            if stamp.generation == b"":
+                refused += 1
+            else:
+                times -= 1
+        return refused
+
+    with futures.ThreadPoolExecutor(4) as pool:
+        refused = sum(pool.map(add, [25] * 4))
+    assert folder.read("n") == b"100"
+    assert refused > 0
+
+
+def test_readers_see_whole_objects(folder):
+    size = 1 << 20
+    folder.write("a", bytes(size))
+    enough = threading.Event()
+
+    def write(value):
+        while not enough.is_set():
+            folder.write("a", bytes([value]) * size)
+
+    with futures.ThreadPoolExecutor(2) as pool:
+        writers = [pool.submit(write, value) for value in (1, 2)]
+        seen = []
+        try:
+            while len(seen) < 40 or not {1, 2} <= set(seen):
+                content = folder.read("a")
+                assert len(content) == size and len(set(content)) == 1
+                seen.append(content[0])
+        finally:
+            enough.set()
+        results(writers)
+
+
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_broken_upload_leaves_nothing(store, folder, before):
+    if before is not None:
+        folder.write("a", before)
+    store.reset()
+    address = urllib.parse.urlsplit(store.url)
+    with socket.create_connection((address.hostname, address.port)) as connection:
+        connection.sendall(
+            b"POST /upload/storage/v1/b/bucket/o?uploadType=media&name=a%20store%2Fa"
+            b" HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n" + bytes(999)
+        )
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(1) == b""  # the server is done with it
+    assert store.statistics() == Statistics()
+    assert folder.read("a") == before
+
+
+def test_lists_of_more_than_one_page(store, folder):
+    names = [f"{i % 7}/{i:04}" for i in range(2345)]
+    results(folder.kvstore.write(name, b"") for name in names)
+    store.reset()
+    assert folder.names() == sorted(names)
+    assert store.statistics() == Statistics(list=3)
+    assert folder.names("3") == sorted(n for n in names if n.startswith("3/"))
+
+    prefix = "a%20store%2F5%2F"
+    url = f"{store.url}/storage/v1/b/bucket/o?prefix={prefix}&maxResults=100"
+    found, token, pages = [], "", 0
+    while token is not None:
+        page = json.loads(http(f"{url}&pageToken={token}")[2])
+        found += [item["name"] for item in page["items"]]
+        token, pages = page.get("nextPageToken"), pages + 1
+    assert found == [f"a store/{n}" for n in sorted(names) if n.startswith("5/")]
+    assert pages == 4
+
+
+def test_lists_tell_sizes_and_generations(store, folder):
+    folder.write("a", b"12345")
+    url = f"{store.url}/storage/v1/b/bucket/o"
+    (item,) = json.loads(http(url)[2])["items"]
+    assert (item["name"], item["size"]) == ("a store/a", "5")
+    _, headers, _ = http(f"{url}/a%20store%2Fa?alt=media")
+    assert headers["x-goog-generation"] == item["generation"]
+
+
+def sharded_array(url, context=None):
+    """An array of 8 x 6 x 4 float32 in shards of 4 x 6 x 4, chunks of 1 x 6 x 4."""
+    spec = {
+        "driver": "zarr3",
+        "kvstore": url,
+        "metadata": {
+            "shape": [8, 6, 4],
+            "data_type": "float32",
+            "chunk_grid": {
+                "name": "regular",
+                "configuration": {"chunk_shape": [4, 6, 4]},
+            },
+            "codecs": [
+                {
+                    "name": "sharding_indexed",
+                    "configuration": {"chunk_shape": [1, 6, 4]},
+                }
+            ],
+        },
+    }
+    return ts.open(spec, create=True, open=True, context=context).result()
+
+
+VALUES = np.random.default_rng(0).normal(size=(8, 6, 4)).astype(np.float32)
+
+
+def test_sharded_array(store, folder):
+    sharded_array(folder.url).write(VALUES).result()
+    assert folder.names() == ["c/0/0/0", "c/1/0/0", "zarr.json"]
+    array = sharded_array(folder.url)
+    store.reset()
+    np.testing.assert_array_equal(array[5].read().result(), VALUES[5])
+    # The shard's index, then the chunk.
+    index_bytes = 4 * 16 + 4
+    assert store.statistics() == Statistics(
+        get=2, bytes_sent=index_bytes + VALUES[5].nbytes
+    )
+    np.testing.assert_array_equal(array.read().result(), VALUES)
+
+
+def test_failures_lose_nothing(store):
+    store.configure(failure_rate=0.2)
+    files = open_quick("gs://bucket/x/")
+    contents = {f"{i:03}": os.urandom(i) for i in range(300)}
+    results(files.write(name, content) for name, content in contents.items())
+    counted = store.statistics()
+    # Each failure was followed by one more request, until it was served.
+    assert counted.failed > 20 and counted.put == 300 + counted.failed
+    found = {name: files.read(name) for name in contents}
+    assert {n: f.result().value for n, f in found.items()} == contents
+    counted = store.statistics()
+    assert counted.put + counted.get == 600 + counted.failed
+    results(files.write(name, None) for name in list(contents)[:100])
+    assert sorted(files.list().result()) == [n.encode() for n in list(contents)[100:]]
+
+
+def test_failures_tear_no_shard(store):
+    """Two writers change chunks of the same shards."""
+    store.configure(failure_rate=0.5)
+    arrays = [
+        sharded_array("gs://bucket/x/", ts.Context(QUICK_RETRIES)) for _ in range(2)
+    ]
+    results(
+        array[i].write(VALUES[i])
+        for first, array in enumerate(arrays)
+        for i in range(first, 8, 2)
+    )
+    assert store.statistics().failed > 0
+    store.configure(failure_rate=0)
+    array = sharded_array("gs://bucket/x/")
+    np.testing.assert_array_equal(array.read().result(), VALUES)
+
+
+def test_failures_follow_the_seed():
+    def statuses(seed):
+        with ObjectStore(failure_rate=0.5, seed=seed) as store:
+            url = f"{store.url}/storage/v1/b/bucket/o"
+            return [http(url)[0] for _ in range(40)]
+
+    assert statuses(1) == statuses(1) != statuses(2)
+    assert set(statuses(1)) == {200, 503}
+
+
+def test_every_request_waits(store, folder):
+    store.configure(latency=0.1)
+    start = time.perf_counter()
+    folder.write("a", b"1")
+    folder.read("a")
+    folder.exists("a")
+    folder.names()
+    folder.delete("a")
+    assert time.perf_counter() - start >= 5 * 0.1
+
+
+def test_many_requests_at_once():
+    with ObjectStore(latency=600) as store:
+        address = urllib.parse.urlsplit(store.url)
+        connections = [
+            socket.create_connection((address.hostname, address.port))
+            for _ in range(64)
+        ]
+        for connection in connections:
+            connection.sendall(
+                b"GET /storage/v1/b/bucket/o/a HTTP/1.1\r\nHost: x\r\n\r\n"
+            )
+        # All wait, none has had an answer.
+        while store.statistics().get < len(connections):
+            time.sleep(0.01)
+    # Closing has ended every wait.
+    for connection in connections:
+        connection.close()
+
+
+def test_statistics_are_exact(store, folder):
+    assert store.statistics() == Statistics()
+    folder.write("a", b"12345")
+    folder.write("b", b"123")
+    assert folder.read("a") == b"12345"
+    assert folder.read("c") is None
+    assert folder.kvstore.read("a", byte_range=slice(1, 3)).result().value == b"23"
+    assert folder.exists("a") and not folder.exists("c")
+    assert folder.names() == ["a", "b"]
+    folder.delete("b")
+    expected = Statistics(
+        get=5, put=2, list=1, delete=1, bytes_sent=7, bytes_received=8
+    )
+    assert store.statistics() == expected
+    assert json.loads(http(f"{store.url}/statistics")[2]) == {
+        "get": 5,
+        "put": 2,
+        "list": 1,
+        "delete": 1,
+        "failed": 0,
+        "bytes_sent": 7,
+        "bytes_received": 8,
+    }
+    assert store.statistics() == expected
+    store.reset()
+    assert store.statistics() == Statistics()
+
+
+def test_folder_is_served_and_never_changed(tmp_path, enter):
+    local = Folder(tmp_path / "planets")
+    local.write("store/a b", b"0123456789")
+    local.write("store/empty", b"")
+    local.write("store/c/d", b"old")
+    sharded_array(local.child("array").url).write(VALUES).result()
+    (tmp_path / "secret").write_bytes(b"secret")
+    before = local.read_many(local.names())
+    with ObjectStore(folder=tmp_path / "planets") as store:
+        enter(store)
+        folder = Folder("gs://bucket/store")
+        assert folder.names() == ["a b", "c/d", "empty"]
+        assert folder.read("a b") == b"0123456789" and folder.read("empty") == b""
+        part = folder.kvstore.read("a b", byte_range=slice(2, 5)).result()
+        assert part.value == b"234"
+        assert folder.read("c") is None and not folder.exists("e")
+        array = sharded_array("gs://bucket/array/")
+        np.testing.assert_array_equal(array.read().result(), VALUES)
+
+        folder.write("a b", b"new")
+        folder.write("e", b"more")
+        folder.delete("c/d")
+        assert folder.names() == ["a b", "e", "empty"]
+        assert folder.read("a b") == b"new" and folder.read("c/d") is None
+        folder.write("c/d", b"again")
+        assert folder.read("c/d") == b"again"
+        assert Folder("gs://other/store").names() == ["a b", "c/d", "empty"]
+        assert local.read_many(local.names()) == before
+
+        # A file that is replaced is another generation of its object.
+        other = Folder("gs://other/store").kvstore
+        generation = other.read("c/d").result().stamp.generation
+        local.write("store/c/d", b"other")
+        os.utime(tmp_path / "planets/store/c/d", ns=(0, 1))
+        found = other.read("c/d", if_not_equal=generation).result()
+        assert found.value == b"other"
+
+        for name in ("..%2Fsecret", "store%2F..%2F..%2Fsecret", "%2Fetc%2Fpasswd"):
+            url = f"{store.url}/storage/v1/b/bucket/o/{name}?alt=media"
+            assert http(url)[0] == 404
+
+
+@pytest.mark.parametrize(
+    "method, path, status",
+    [
+        ("GET", "/", 404),
+        ("GET", "/storage/v1/b/bucket/o?delimiter=%2F", 400),
+        ("GET", "/storage/v1/b/bucket/o?maxResults=0", 400),
+        ("GET", "/storage/v1/b/bucket/o?pageToken=%21", 400),
+        ("GET", "/storage/v1/b/bucket/o/a?ifGenerationMatch=x", 400),
+        ("GET", "/storage/v1/b/bucket/o/a?ifGenerationMatch=5", 412),
+        ("POST", "/storage/v1/b/bucket/o?uploadType=media&name=a", 404),
+        ("POST", "/upload/storage/v1/b/bucket/o?uploadType=resumable&name=a", 400),
+        ("POST", "/upload/storage/v1/b/bucket/o?uploadType=media", 400),
+        ("DELETE", "/storage/v1/b/bucket/o/a", 404),
+        ("DELETE", "/storage/v1/b/bucket/o", 404),
+        ("PUT", "/storage/v1/b/bucket/o/a", 501),
+    ],
+)
+def test_what_is_not_served_is_told(store, method, path, status):
+    body = None if method == "GET" else b"content"
+    assert http(store.url + path, method, body)[0] == status
+    assert Folder("gs://bucket").names() == []
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"latency": -1}, "latency"),
+        ({"failure_rate": 1.5}, "failure rate"),
+        ({"failure_rate": float("nan")}, "failure rate"),
+        ({"folder": "no such folder"}, "no such folder"),
+    ],
+)
+def test_bad_settings_are_told(settings, message):
+    with pytest.raises(UserError, match=message):
+        ObjectStore(**settings)
+
+
+def test_taken_port_is_told(store):
+    port = urllib.parse.urlsplit(store.url).port
+    with pytest.raises(UserError, match=f"port {port}"):
+        ObjectStore(port=port)
+
+
+def test_settings_by_http(store):
+    url = f"{store.url}/settings"
+    store.count(get=3)
+    status, _, body = http(url, "POST", b'{"latency": 0.01}')
+    assert (status, json.loads(body)) == (200, {"latency": 0.01, "failure_rate": 0.0})
+    assert store.statistics().get == 3
+    http(url, "POST", b'{"failure_rate": 1, "reset": true}')
+    assert (store.latency, store.failure_rate) == (0.01, 1)
+    assert store.statistics() == Statistics()
+    for bad in (
+        b"",
+        b"[]",
+        b'{"latency": "long"}',
+        b'{"speed": 1}',
+        b'{"latency": -1}',
+    ):
+        assert http(url, "POST", bad)[0] == 400
+    assert store.latency == 0.01
+
+
+def test_process_serves_other_processes(tmp_path):
+    (tmp_path / "a").write_bytes(b"from the folder")
+    command = [sys.executable, "-m", "launch.object_store", f"--folder={tmp_path}"]
+    root = pathlib.Path(object_store.__file__).parents[1]
+    with subprocess.Popen(
+        command, cwd=root, stdout=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            url = server.stdout.readline().strip()
+            client = (
+                "from pipeline.files import Folder\n"
+                "folder = Folder('gs://bucket')\n"
+                "folder.write('b', folder.read('a') + b' to the store')\n"
+            )
+            subprocess.run(
+                [sys.executable, "-c", client],
+                cwd=root,
+                env={**os.environ, **object_store.environment(url)},
+                check=True,
+            )
+            found = http(f"{url}/storage/v1/b/bucket/o/b?alt=media")[2]
+            assert found == b"from the folder to the store"
+            counted = json.loads(http(f"{url}/statistics")[2])
+            assert (counted["get"], counted["put"]) == (2, 1)
+        finally:
+            server.terminate()
+
+
+def test_process_tells_mistakes_in_one_line(capsys):
+    assert object_store.main(["--latency=-1"]) == 1
+    assert (
+        capsys.readouterr().err == "object_store: latency is -1.0 s: give 0 or more\n"
+    )
