@@ -78,6 +78,7 @@ def pressure_to_sigma(
     lower = np.clip(np.searchsorted(pressure, target), 1, len(pressure) - 1)
     weight = (target - pressure[lower - 1]) / (pressure[lower] - pressure[lower - 1])
     weight = weight.astype(fields.dtype)
+    lower = lower[(None,) * (fields.ndim - lower.ndim)]
     below = np.take_along_axis(fields, lower, -3)
     above = np.take_along_axis(fields, lower - 1, -3)
     return above + weight * (below - above)
