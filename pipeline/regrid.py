@@ -9,12 +9,16 @@ poles; these are the rules of the data that NeuralGCM was trained on (Kochkov et
 """
 
 import hashlib
+from typing import Literal, get_args
 
 import numpy as np
 from scipy import sparse, spatial
 
 from model.sphere.grids import GaussianGrid, latitude_edges
 from pipeline.errors import UserError
+
+Edges = Literal["midpoint", "gauss"]
+EDGES: tuple[Edges, ...] = get_args(Edges)
 
 # Overlaps below this fraction of a cell are rounding of coincident edges. They would
 # smear a field that is already on the target grid, and count as coverage.
@@ -32,7 +36,11 @@ class Regridder:
     """
 
     def __init__(
-        self, latitude: np.ndarray, longitude: np.ndarray, grid: GaussianGrid
+        self,
+        latitude: np.ndarray,
+        longitude: np.ndarray,
+        grid: GaussianGrid,
+        edges: Edges = "midpoint",
     ) -> None:
         """Builds the weights.
 
@@ -40,6 +48,8 @@ class Regridder:
           latitude: [latitude], degrees north, monotonic, of the whole sphere.
           longitude: [longitude], degrees east, ascending but for one wrap.
           grid: the target.
+          edges: of the target's cells in latitude: midway between its points, or
+            such that their areas are exactly its Gauss weights.
 
         Raises:
           UserError: if the points do not cover the sphere or are not in order.
@@ -47,7 +57,9 @@ class Regridder:
         check_points(latitude, longitude)
         self.grid = grid
         self._source_latitude_edges = latitude_edges(latitude)
-        self._target_latitude_edges = latitude_edges(grid.latitude_degrees)
+        self._target_latitude_edges = latitude_edges(
+            grid.latitude_degrees, grid.latitude_weights if edges == "gauss" else None
+        )
         self._source_longitude_edges = longitude_edges(longitude)
         self._latitude = _latitude_weights(
             self._source_latitude_edges, self._target_latitude_edges

@@ -161,11 +161,11 @@ def make_plans(request: Request) -> list[Plan]:
         check_points(field.latitude, field.longitude)
     if not any(VARIABLES[name].kind == "levels" for name in variables):
         levels = ()
-    times = select_times(fields, request.times)
+    times = select_times(fields, request.times, skip_times=request.skip_times)
     hours = times.astype("datetime64[h]")
     if np.any(hours != times):
         raise UserError("times of the source are not whole hours")
-    steps = np.diff(hours).astype(int)
+    step = int(np.diff(hours).astype(int).min()) if len(hours) > 1 else 0
     common = Plan(
         source=request.source,
         static_source=request.static_source,
@@ -176,8 +176,8 @@ def make_plans(request: Request) -> list[Plan]:
         sigma_layers=request.sigma_layers,
         start=str(hours[0]) if len(hours) else None,
         stop=str(hours[-1]) if len(hours) else None,
-        step_hours=int(steps.min()) if len(steps) else 0,
-        skipped=(),
+        step_hours=step,
+        skipped=_skipped(hours, step),
         levels=levels,
         variables=variables,
         layout=request.layout,
@@ -255,6 +255,14 @@ def _levels(request: Request) -> tuple[float, ...]:
     if len(set(levels)) < len(levels):
         raise UserError(f"--levels={request.levels} names a level twice")
     return levels
+
+
+def _skipped(hours: np.ndarray, step: int) -> tuple[str, ...]:
+    """Times in between that are left out."""
+    if not step:
+        return ()
+    every = np.arange(hours[0], hours[-1], np.timedelta64(step, "h"))
+    return tuple(str(hour) for hour in every[~np.isin(every, hours)])
 
 
 def _stats_times(request: Request, hours: np.ndarray) -> tuple[str, str] | None:
