@@ -79,6 +79,12 @@ class Folder:
         """Deletes a file if it exists."""
         self._ask(name, self.kvstore.write(name, None))
 
+    def delete_many(self, names: Iterable[str]) -> None:
+        """Deletes files, all in flight at once."""
+        pending = {name: self.kvstore.write(name, None) for name in names}
+        for name, future in pending.items():
+            self._ask(name, future)
+
     def exists(self, name: str) -> bool:
         result = self._ask(name, self.kvstore.read(name, byte_range=slice(0, 0)))
         return result.state == "value"

@@ -1,15 +1,16 @@
 """From a source to regridded stores: the Beam pipeline.
 
 The unit of work is a shard. Whoever gets it reads its times, checks and regrids them,
-writes the whole object, and then a marker. Shards have nothing in common, so nothing is
-shuffled between workers but their names, and what a killed run leaves to do is what has
-no marker. Two chains run one after the other:
+writes the whole object, and then a marker. Shards have nothing in common, so nothing
+passes between workers, and what a killed run leaves to do is what has no marker. Two
+chains run one after the other; what their workers have to tell, they leave in small
+files, which are gathered here:
 
-    Create(items to do) -> Reshuffle -> WriteShards     -> report of the run
-    Create(all shards)  -> Reshuffle -> ShardStatistics -> statistics.json
+    Create(items to do) -> Reshuffle -> WriteShards -> SaveReport
+    Create(all shards)  -> Reshuffle -> ShardStatistics
 
 Each is one line without branches, tagged outputs or batching, which some runners
-(Dask's) get wrong.
+(Dask's) get wrong, and without grouping, which takes Dask minutes for a thousand items.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import contextlib
 import dataclasses
 import datetime
 import functools
+import importlib
 import re
 import sys
 import threading
@@ -29,7 +31,7 @@ from apache_beam.runners import create_runner
 
 from pipeline import request as request_lib
 from pipeline.errors import UserError
-from pipeline.files import Folder
+from pipeline.files import Folder, one_line
 from pipeline.plan import PLAN_FILE, Plan
 from pipeline.progress import progress
 from pipeline.request import Request, make_plans, request_of
@@ -41,7 +43,7 @@ from pipeline.shards import (
     WriteShards,
     work_items,
 )
-from pipeline.statistics import Moments, merge_moments, write_statistics
+from pipeline.statistics import collect_moments, write_statistics
 from pipeline.store import Store, group_attributes, open_store
 from pipeline.writer import (
     Item,
@@ -54,6 +56,12 @@ from pipeline.writer import (
 )
 
 DEFAULT_RUNNER = "FnApiRunner"
+# Beam's own DirectRunner first looks for a download (of Prism), and its list of short
+# names lacks Dask's.
+_RUNNERS = {
+    "DirectRunner": DEFAULT_RUNNER,
+    "DaskRunner": "apache_beam.runners.dask.dask_runner.DaskRunner",
+}
 _LISTED_FAILURES = 3
 
 
@@ -82,7 +90,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--runner",
         default=DEFAULT_RUNNER,
         help=f"Beam runner (default: {DEFAULT_RUNNER}, in this process, which is also "
-        "what DirectRunner means); flags after a lone -- go to Beam",
+        "what DirectRunner means), such as DaskRunner or DataflowRunner; flags after a "
+        "lone -- go to Beam",
     )
     add("beam_options", nargs="*", metavar="-- BEAM_FLAGS", help="flags for Beam")
 
@@ -162,7 +171,9 @@ def _run(
     statistics_chain(pipeline, targets)
     _finish_pipeline(pipeline)
     for address, plan in targets:
-        finish(Folder(address), plan, group_attributes(plan))
+        folder = Folder(address)
+        write_statistics(folder, plan, collect_moments(folder, plan))
+        finish(folder, plan, group_attributes(plan))
         open_store(address)
     return targets
 
@@ -171,16 +182,16 @@ def shards_chain(
     pipeline: beam.Pipeline,
     targets: Sequence[Target],
     items: Sequence[WorkItem],
-    report_name: str,
+    run_name: str,
 ) -> beam.PCollection:
-    """The Beam pipeline that writes shards, and a report of that into each store."""
+    """The Beam pipeline that writes shards, and a report of each item."""
+    save = functools.partial(_save_report, targets[0][0], run_name)
     return (
         pipeline
         | "Items" >> beam.Create(items, reshuffle=False)
         | beam.Reshuffle()
         | beam.ParDo(WriteShards(targets))
-        | beam.combiners.ToList()
-        | beam.Map(functools.partial(_write_reports, targets, report_name))
+        | "SaveReport" >> beam.Map(save)
     )
 
 
@@ -198,28 +209,53 @@ def statistics_chain(
         | "Shards" >> beam.Create(items, reshuffle=False)
         | beam.Reshuffle()
         | beam.ParDo(ShardStatistics(targets))
-        | beam.combiners.ToList()
-        | beam.Map(functools.partial(_merge_statistics, targets))
     )
 
 
 def _finish_pipeline(pipeline: beam.Pipeline) -> None:
-    result = pipeline.run()
-    result.wait_until_finish()
-    if client := getattr(result, "client", None):  # Dask's; its own cluster goes too
-        client.close()
+    """Runs it, and waits.
+
+    Raises:
+      UserError: if Dask loses workers again and again, or cannot be reached.
+    """
+    try:
+        result = pipeline.run()
+        try:
+            result.wait_until_finish()
+        finally:
+            if client := getattr(result, "client", None):  # Dask's, and its cluster
+                client.close()
+    except Exception as error:
+        if not type(error).__module__.startswith("distributed") and not (
+            isinstance(error, OSError) and "scheduler" in str(error)
+        ):
+            raise
+        raise UserError(
+            f"Dask failed: {type(error).__name__}: {one_line(error)}; run the same "
+            "command again to go on"
+        ) from error
 
 
 def _beam_options(runner: str, flags: Sequence[str]) -> PipelineOptions:
     if any(flag.startswith("--runner") for flag in flags):
         raise UserError("give --runner before the lone --, not among Beam's flags")
-    # Beam's own DirectRunner first looks for a download (of Prism).
-    runner = DEFAULT_RUNNER if runner == "DirectRunner" else runner
+    flags = list(flags)
+    if runner == "DaskRunner":
+        try:
+            importlib.import_module("distributed")
+        except ImportError as error:
+            raise UserError(
+                "--runner=DaskRunner needs Dask: pip install 'podgcm[dask]'"
+            ) from error
+        # By default up to 128 items go to one worker, one after the other.
+        if not any(flag.startswith("--dask_") and "parti" in flag for flag in flags):
+            flags.append("--dask_partition_size=1")
     try:
-        create_runner(runner)
+        create_runner(_RUNNERS.get(runner, runner))
     except (ValueError, ImportError, AttributeError) as error:
-        raise UserError(f"--runner={runner} cannot be used: {error}") from error
-    return PipelineOptions(list(flags), runner=runner)
+        message = one_line(error)
+        raise UserError(f"--runner={runner} cannot be used: {message}") from error
+    return PipelineOptions(flags, runner=_RUNNERS.get(runner, runner))
 
 
 def _parse_part(part: str | None) -> tuple[int, int]:
@@ -286,13 +322,18 @@ def _write_all(
       UserError: if some failed, naming the first.
     """
     begun = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    name = f"_build/runs/{begun}.json"
+    run_name = f"_build/runs/{begun}"
     with _shown_progress(targets, items):
         pipeline = beam.Pipeline(options=options)
-        shards_chain(pipeline, targets, items, name)
+        shards_chain(pipeline, targets, items, run_name)
         _finish_pipeline(pipeline)
-    reports = [Folder(address).read_json(name) for address, _ in targets]
-    failed = [failure for report in reports if report for failure in report["failed"]]
+    reports = _take_reports(targets, run_name)
+    if len(reports) < len(items):
+        raise UserError(
+            f"the runner did {len(reports)} of {len(items)} items only: run the same "
+            "command again to do the others"
+        )
+    failed = _write_reports(targets, run_name, reports)
     if failed:
         total = sum(len(item.shards) for item in items)
         first = "; ".join(
@@ -301,16 +342,40 @@ def _write_all(
         )
         raise UserError(
             f"{len(failed)} of {total} shards failed: {first} (all in "
-            f"{targets[0][0]}/{name}); mend the cause and run the same command again "
-            "to do only these"
+            f"{targets[0][0]}/{run_name}.json); mend the cause and run the same "
+            "command again to do only these"
         )
 
 
+def _save_report(address: str, run_name: str, report: ShardReport) -> None:
+    target, shard = report.shards[0]
+    name = f"{run_name}.{report.array}.{target}.{shard}.json"
+    Folder(address).write_json(name, dataclasses.asdict(report))
+
+
+def _take_reports(targets: Sequence[Target], run_name: str) -> list[ShardReport]:
+    """The reports that a run's workers saved, whose files are then removed."""
+    folder = Folder(targets[0][0])
+    names = [n for n in folder.names("_build/runs") if n.startswith(f"{run_name}.")]
+    contents = folder.read_many(names)
+    reports = [
+        ShardReport(**folder.parse_json(name, content))
+        for name, content in contents.items()
+        if content is not None
+    ]
+    folder.delete_many(names)
+    return sorted(reports, key=lambda report: (report.array, report.shards))
+
+
 def _write_reports(
-    targets: Sequence[Target], name: str, reports: list[ShardReport]
-) -> None:
-    """Writes what a run did for each store into it; failed shards with the reason."""
-    reports = sorted(reports, key=lambda report: (report.array, report.shards))
+    targets: Sequence[Target], run_name: str, reports: Sequence[ShardReport]
+) -> list[dict[str, Any]]:
+    """Writes what a run did for each store into it; failed shards with the reason.
+
+    Returns:
+      The failed shards of all stores.
+    """
+    every = []
     for target, (address, _) in enumerate(targets):
         done, failed = [], []
         for report in reports:
@@ -327,16 +392,9 @@ def _write_reports(
             "worker_seconds": sum(report.seconds for report in reports),
             "source_bytes": sum(report.source_bytes for report in reports),
         }
-        Folder(address).write_json(name, content)
-
-
-def _merge_statistics(
-    targets: Sequence[Target],
-    parts: list[tuple[int, int, dict[str, dict[int, Moments]]]],
-) -> None:
-    for target, (address, plan) in enumerate(targets):
-        own = [(shard, moments) for t, shard, moments in parts if t == target]
-        write_statistics(Folder(address), plan, merge_moments(own))
+        Folder(address).write_json(f"{run_name}.json", content)
+        every += failed
+    return every
 
 
 @contextlib.contextmanager

@@ -19,9 +19,9 @@ from pipeline.files import Folder, one_line
 from pipeline.plan import SURFACE_PRESSURE, Plan, source_parts, source_variables
 from pipeline.regrid import Regridder
 from pipeline.source import Field, open_all
-from pipeline.statistics import Moments, saved_moments
+from pipeline.statistics import saved_moments
 from pipeline.variables import VARIABLES
-from pipeline.writer import Item, write_shard
+from pipeline.writer import Item, read_markers, write_shard
 
 # Blocks of times that are read while one is worked on.
 _READ_AHEAD = 2
@@ -77,11 +77,21 @@ def span(targets: Sequence[Target], item: WorkItem) -> tuple[int, int]:
     return min(first for first, _ in spans), max(last for _, last in spans)
 
 
+def bare(targets: Sequence[Target]) -> tuple[Target, ...]:
+    """Targets as they are sent to workers: without what plans have computed, which is
+    half a megabyte for forty years."""
+    return tuple((address, dataclasses.replace(plan)) for address, plan in targets)
+
+
 class WriteShards(beam.DoFn):
-    """WorkItem -> ShardReport, having written its shards."""
+    """WorkItem -> ShardReport, having written its shards.
+
+    Runners may give out an item again, some even after it is done (Dask, when it loses
+    the worker that did it); shards that have their marker are then left as they are.
+    """
 
     def __init__(self, targets: Sequence[Target]) -> None:
-        self._targets = tuple(targets)
+        self._targets = bare(targets)
 
     def setup(self) -> None:
         self._fields: dict[str, Field] = {}
@@ -125,6 +135,9 @@ class WriteShards(beam.DoFn):
 
     def _write(self, item: WorkItem) -> int:
         """Writes the shards of an item; returns the bytes that were read for it."""
+        item = dataclasses.replace(item, shards=self._left(item))
+        if not item.shards:
+            return 0
         if not self._fields:
             self._fields = source_fields(self._plan)
         plan = self._plan
@@ -144,6 +157,16 @@ class WriteShards(beam.DoFn):
                         fields = self._regrid(name, columns, self._targets[target][1])
                         buffer.put(name, index, fields)
         return size
+
+    def _left(self, item: WorkItem) -> tuple[tuple[int, int], ...]:
+        """The shards of an item that have no marker yet."""
+        left = []
+        for target, shard in item.shards:
+            address, plan = self._targets[target]
+            (marker,) = read_markers(Folder(address), [(item.array, shard)]).values()
+            if marker is None or marker.fault(plan, item.array, shard):
+                left.append((target, shard))
+        return tuple(left)
 
     def _columns(
         self, name: str, indices: np.ndarray
@@ -247,17 +270,15 @@ def source_fields(plan: Plan) -> dict[str, Field]:
 
 
 class ShardStatistics(beam.DoFn):
-    """(target, array, shard) -> (target, shard, moments by variable)."""
+    """(target, array, shard) -> nothing, having saved the moments of the shard."""
 
     def __init__(self, targets: Sequence[Target]) -> None:
-        self._targets = tuple(targets)
+        self._targets = bare(targets)
 
-    def process(
-        self, item: tuple[int, str, int]
-    ) -> Iterator[tuple[int, int, dict[str, dict[int, Moments]]]]:
+    def process(self, item: tuple[int, str, int]) -> None:
         target, array, shard = item
         address, plan = self._targets[target]
-        yield target, shard, saved_moments(Folder(address), plan, array, shard)
+        saved_moments(Folder(address), plan, array, shard)
 
 
 def _read_ahead(

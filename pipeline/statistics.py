@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from model.sphere.grids import GaussianGrid
+from pipeline.errors import UserError
 from pipeline.files import Folder
 from pipeline.plan import Plan
 from pipeline.store import Store
@@ -156,14 +157,11 @@ def saved_moments(
     folder: Folder, plan: Plan, array: str, shard: int
 ) -> dict[str, dict[int, Moments]]:
     """`shard_moments`, from a file if they were computed before from the same bytes."""
-    name = f"_build/moments/{array}/{shard}.json"
+    name = _moments_file(array, shard)
     key = _key(folder, plan, array, shard)
     known = folder.read_json(name)
     if known is not None and known["key"] == key:
-        return {
-            variable: {int(k): Moments.from_json(m) for k, m in parts.items()}
-            for variable, parts in known["moments"].items()
-        }
+        return _parse(known)
     moments = shard_moments(Store(folder.address, plan), array, shard)
     listed = {
         variable: {str(k): m.to_json() for k, m in parts.items()}
@@ -171,6 +169,30 @@ def saved_moments(
     }
     folder.write_json(name, {"key": key, "moments": listed})
     return moments
+
+
+def collect_moments(folder: Folder, plan: Plan) -> dict[str, dict[int, Moments]]:
+    """Moments of all shards of all arrays, which `saved_moments` has all computed."""
+    names = {_moments_file(*item): item[1] for item in plan.items()}
+    contents = folder.read_many(names)
+    parts = []
+    for name, shard in names.items():
+        content = contents[name]
+        if content is None:
+            raise UserError(f"{folder}/{name} is missing: run the same command again")
+        parts.append((shard, _parse(folder.parse_json(name, content))))
+    return merge_moments(parts)
+
+
+def _moments_file(array: str, shard: int) -> str:
+    return f"_build/moments/{array}/{shard}.json"
+
+
+def _parse(content: dict[str, Any]) -> dict[str, dict[int, Moments]]:
+    return {
+        variable: {int(k): Moments.from_json(m) for k, m in parts.items()}
+        for variable, parts in content["moments"].items()
+    }
 
 
 def _key(folder: Folder, plan: Plan, array: str, shard: int) -> dict[str, Any]:
