@@ -1,12 +1,21 @@
 """Finding variables in sources of many kinds, and refusing bad ones in one line."""
 
+import functools
+import http.server
+import os
+import shutil
+import threading
+
+import numcodecs
 import numpy as np
 import pytest
 import xarray
+import zarr
+import zarr.codecs.numcodecs
 
 from pipeline.errors import UserError
-from pipeline.source import open_fields, select_times
-from pipeline.variables import PRESSURE_LEVELS, VARIABLES
+from pipeline.source import open_all, open_fields, select_times
+from pipeline.variables import MODEL_VARIABLES, PRESSURE_LEVELS, VARIABLES
 
 LEVELS = (500.0, 850.0)
 
@@ -23,6 +32,17 @@ def test_catalogue():
         "sea_surface_temperature",
         "sea_ice_cover",
     }
+    assert {name for name, v in VARIABLES.items() if v.forcing} == {
+        "sea_surface_temperature",
+        "sea_ice_cover",
+    }
+    assert len(MODEL_VARIABLES) == 11 and set(MODEL_VARIABLES) < set(VARIABLES)
+    # A short name stands for one variable of a kind.
+    upper = [s for v in VARIABLES.values() if v.kind == "levels" for s in v.short_names]
+    other = [s for v in VARIABLES.values() if v.kind != "levels" for s in v.short_names]
+    assert len(set(upper)) == len(upper) and len(set(other)) == len(other)
+    assert VARIABLES["10m_u_component_of_wind"].long_name == "10m u component of wind"
+    assert VARIABLES["land_sea_mask"].long_name == "Land sea mask"
 
 
 @pytest.mark.parametrize("form", ["zarr2", "zarr3", "netcdf"])
@@ -161,6 +181,11 @@ def no_units(dataset):
     return dataset
 
 
+def level_numbers(dataset):
+    dataset.level.attrs["units"] = "number"
+    return dataset
+
+
 BAD = {
     "wrong units": (units, "has units 'degC'; convert it to 'K'"),
     "no units": (no_units, "temperature .* has no units"),
@@ -178,8 +203,17 @@ BAD = {
         "temperature has no time 1990-01-01T18:00 \\(2 of 7 are missing",
     ),
     "extra axis": (
-        lambda d: d.expand_dims(number=2),
-        "further dimensions \\['number'\\]",
+        lambda d: d.expand_dims(expver=2),
+        "further dimensions \\['expver'\\]",
+    ),
+    "latitude order": (
+        lambda d: d.isel(latitude=[0, 2, 1, *range(3, 33)]),
+        "latitudes of .* are not in order: sort the source by latitude",
+    ),
+    "level units": (level_numbers, "levels of .* have units 'number', not hPa or Pa"),
+    "time twice": (
+        lambda d: d.isel(time=[0, 1, 1, 2]),
+        "time 1990-01-01T06:00 is in the source more than once",
     ),
     "no latitude": (lambda d: d.drop_vars("latitude"), "no one-dimensional latitude"),
 }
@@ -271,4 +305,438 @@ def test_real_era5_passes_the_checks(era5_tl31):
         VARIABLES[name].check_units(era5_tl31[name].attrs["units"], "ERA5")
         VARIABLES[name].check_values(
             fields, np.array(["1959-01-02"], "datetime64[ns]"), era5_tl31.level.values
+        )
+
+
+# --- Zarr through TensorStore -----------------------------------------------------
+
+
+def zarr_array(path, values, zarr_format=2, **options):
+    """Writes one field of temperature, [time, level, latitude, longitude]."""
+    group = zarr.open_group(path, mode="w", zarr_format=zarr_format)
+    dims = ("time", "level", "latitude", "longitude")
+    coordinates = {
+        "time": np.arange(len(values)),
+        "level": np.array(LEVELS),
+        "latitude": np.linspace(90, -90, values.shape[2]),
+        "longitude": np.arange(values.shape[3]) * 360 / values.shape[3],
+    }
+    attributes = options.pop("attributes", {}) | {"units": "K"}
+    fields = {name: (x, (name,), {}) for name, x in coordinates.items()}
+    fields["time"][2]["units"] = "hours since 1990-01-01"
+    fields["temperature"] = values, dims, attributes
+    for name, (x, names, attrs) in fields.items():
+        chosen = options if name == "temperature" else {}
+        if zarr_format == 2:
+            # xarray takes any other value for undefined.
+            chosen = {"fill_value": None} | chosen
+            attrs |= {"_ARRAY_DIMENSIONS": list(names)}
+        else:
+            chosen = chosen | {"dimension_names": names}
+        array = group.create_array(name, shape=x.shape, dtype=x.dtype, **chosen)
+        array[...] = x
+        array.attrs.update(attrs)
+    return str(path)
+
+
+def values(dtype="float32", steps=3):
+    random = np.random.default_rng(1)
+    return random.uniform(200, 300, (steps, 2, 16, 32)).astype(dtype)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize(
+    ("dtype", "attributes"),
+    [
+        ("float32", {}),
+        ("float64", {}),
+        (">f4", {}),
+        ("int16", {}),
+        ("int32", {"scale_factor": 0.5, "add_offset": -3.0, "missing_value": 222}),
+        ("int16", {"scale_factor": 0.01, "add_offset": 1e4, "_FillValue": 222}),
+        ("float64", {"_FillValue": 222.0, "scale_factor": 2.0}),
+        ("float32", {"_FillValue": 222.0}),
+        ("int8", {"_Unsigned": "true"}),
+    ],
+)
+def test_values_are_those_of_xarray(tmp_path, zarr_format, dtype, attributes):
+    data = values(dtype)
+    data[1, 0, 3:5] = np.array(222).astype(dtype)
+    fill = attributes.get("_FillValue")
+    attributes = {k: v for k, v in attributes.items() if k != "_FillValue"}
+    options = {"attributes": attributes}
+    if zarr_format == 2:  # Which has no such attribute.
+        options["fill_value"] = fill
+    elif fill is not None:
+        attributes["missing_value"] = fill
+    path = zarr_array(tmp_path / "s", data, zarr_format, **options)
+    field = open_fields(path, None, LEVELS)["temperature"]
+    expected = xarray.open_zarr(path, consolidated=False).temperature.values
+    got = read_all(field)
+    assert got.dtype == np.float32 and got.flags.c_contiguous
+    # Once rounded from float64, whatever xarray chooses to compute in.
+    np.testing.assert_allclose(got, expected, rtol=1.2e-7)
+    defined = fill is None and "missing_value" not in attributes
+    assert np.isnan(expected).any() != defined
+    part = open_fields(path, None, LEVELS[1:])["temperature"]
+    np.testing.assert_array_equal(read_all(part), got[:, 1:])
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_codecs_that_only_xarray_knows(tmp_path, capfd, zarr_format):
+    data = values()
+    delta = {2: numcodecs.Delta("f4"), 3: zarr.codecs.numcodecs.Delta(dtype="<f4")}
+    path = zarr_array(tmp_path / "s", data, zarr_format, filters=[delta[zarr_format]])
+    field = open_fields(path, None, LEVELS)["temperature"]
+    np.testing.assert_allclose(read_all(field), data, rtol=1e-6)
+    read_all(field)
+    notes = capfd.readouterr().err
+    assert notes.count("read through xarray, which is slower") == 1
+    assert notes.startswith("note: temperature of ") and notes.count("\n") == 1
+
+
+@pytest.mark.parametrize("fill_value", [np.nan, None])
+@pytest.mark.parametrize("separator", [".", "/"])
+def test_chunks_that_do_not_exist_are_undefined(tmp_path, fill_value, separator):
+    """Even where the store leaves open what they are."""
+    path = zarr_array(
+        tmp_path / "s",
+        values(),
+        chunks=(1, 2, 16, 32),
+        fill_value=fill_value,
+        chunk_key_encoding={"name": "v2", "separator": separator},
+    )
+    os.remove(os.path.join(path, "temperature", separator.join("1000")))
+    field = open_fields(path, None, LEVELS)["temperature"]
+    read = read_all(field)
+    assert np.isnan(read[1]).all() and np.isfinite(read[[0, 2]]).all()
+    with pytest.raises(UserError, match="temperature has NaN at 1990-01-01T01:00, 500"):
+        field.variable.check_values(read, field.times, np.array(LEVELS))
+
+
+@pytest.mark.parametrize("kind", ["cut", "other"])
+def test_damaged_chunks_are_named(tmp_path, kind):
+    path = zarr_array(tmp_path / "s", values(), chunks=(1, 2, 16, 32))
+    chunk = tmp_path / "s/temperature/2.0.0.0"
+    chunk.write_bytes(chunk.read_bytes()[:20] if kind == "cut" else b"other" * 9)
+    field = open_fields(path, None, LEVELS)["temperature"]
+    assert np.isfinite(field.read(field.times[1:2])).all()
+    with pytest.raises(UserError, match="cannot read temperature at 1990-01-01T02:00 "):
+        field.read(field.times[2:])
+
+
+def test_our_own_stores_are_sources(make_dataset, tmp_path):
+    """Sharded, with consolidated metadata; on Gaussian latitudes."""
+    from pipeline.preprocess import preprocess
+
+    make_dataset().to_zarr(tmp_path / "source", zarr_format=2)
+    store = preprocess(
+        str(tmp_path / "source"),
+        str(tmp_path / "store"),
+        "T21",
+        variables="temperature,land_sea_mask",
+        levels="500,850",
+        shard_steps=4,
+    )
+    fields = open_fields(str(tmp_path / "store"), None, (850.0,))
+    times = np.arange(10)
+    np.testing.assert_array_equal(
+        read_all(fields["temperature"]), store.read("temperature", times)[:, 1:]
+    )
+    np.testing.assert_array_equal(fields["temperature"].times, store.times)
+    np.testing.assert_array_equal(
+        fields["land_sea_mask"].read(times[:0])[0, 0], store.read("land_sea_mask", None)
+    )
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+def test_over_http(make_arco, tmp_path):
+    path = make_arco(tmp_path / "s")
+    handler = functools.partial(Quiet, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("localhost", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://localhost:{server.server_port}/s"
+        there = open_fields(address, None, LEVELS)
+        here = open_fields(path, None, LEVELS)
+        assert list(there) == list(here)
+        for name, field in here.items():
+            times = field.times[5:6]
+            np.testing.assert_array_equal(there[name].read(times), field.read(times))
+        with pytest.raises(UserError, match="cannot open .*/none as a Zarr store"):
+            open_fields(address + "/none", None, LEVELS)
+        os.remove(tmp_path / "s/.zmetadata")
+        with pytest.raises(UserError, match="has no consolidated metadata"):
+            open_fields(address, None, LEVELS)
+        server.shutdown()
+
+
+# --- ARCO-ERA5, WeatherBench 2 ----------------------------------------------------
+
+
+def test_arco_holds_its_valid_times_only(make_arco, tmp_path):
+    path = make_arco(tmp_path / "s")
+    fields = open_fields(path, None, LEVELS)
+    assert list(fields) == [
+        "temperature",
+        "sea_surface_temperature",
+        "geopotential_at_surface",
+    ]
+    times = select_times(fields, None)
+    assert [str(t)[:13] for t in times[[0, -1]]] == ["1990-01-03T00", "1990-01-04T23"]
+    field = fields["temperature"]
+    assert [len(block) for block in field.blocks(times)] == [1] * 48
+    stored = zarr.open_group(path, mode="r")["temperature"]
+    for hour in (0, 47):
+        np.testing.assert_array_equal(
+            field.read(times[hour : hour + 1])[0], stored[48 + hour]
+        )
+    assert fields["temperature"].axis is fields["sea_surface_temperature"].axis
+    for wanted, message in (
+        ("1990-01-05/1990-01-06", "no times from 1990-01-05T00:00 to 1990-01-06"),
+        ("1990-01-04/1990-01-05", "no time 1990-01-05T00:00"),
+        ("1990-01-02T23/1990-01-03", "no time 1990-01-02T23:00"),
+    ):
+        valid = "1990-01-03T00:00 to 1990-01-04T23:00, valid_time_start"
+        with pytest.raises(UserError, match=f"{message}.* {valid}") as info:
+            select_times(fields, wanted)
+        assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    "instant", [None, "1990-01-01", "1990-01-04T12", "1990-01-05", "2020-01-01"]
+)
+def test_arco_static_fields_are_those_of_a_valid_time(make_arco, tmp_path, instant):
+    path = make_arco(tmp_path / "s")
+    time = None if instant is None else np.datetime64(instant, "ns")
+    field = open_fields(path, None, LEVELS, time)["geopotential_at_surface"]
+    assert len(field.times) == 0 and list(field.blocks(field.times))[0].size == 0
+    got = field.read(field.times)
+    assert got.shape == (1, 1, 33, 64)
+    stored = zarr.open_group(path, mode="r")["geopotential_at_surface"]
+    np.testing.assert_array_equal(got[0, 0], stored[48])
+
+
+def test_arco_of_other_valid_times(make_arco, tmp_path):
+    path = make_arco(tmp_path / "s", valid_time_stop="1990-01-03T05:00Z")
+    assert len(open_fields(path, None, LEVELS)["temperature"].times) == 6
+    path = make_arco(tmp_path / "t", valid_time_stop="soon")
+    with pytest.raises(UserError, match="valid_time_start and valid_time_stop are no"):
+        open_fields(path, None, LEVELS)
+    path = make_arco(tmp_path / "u", valid_time_start="2010-01-01")
+    with pytest.raises(UserError, match="temperature .* no times that are valid"):
+        open_fields(path, None, LEVELS)
+
+
+def test_arco_chunk_that_is_missing_inside(make_arco, tmp_path):
+    """The attributes are no guarantee."""
+    path = make_arco(tmp_path / "s", fill_value=None)
+    os.remove(tmp_path / "s/temperature/60.0.0.0")
+    field = open_fields(path, None, LEVELS)["temperature"]
+    time = np.array(["1990-01-03T12"], "datetime64[ns]")
+    with pytest.raises(UserError, match="temperature has NaN at 1990-01-03T12:00, 500"):
+        field.variable.check_values(field.read(time), time, np.array(LEVELS))
+
+
+def test_weatherbench_order(make_dataset, tmp_path):
+    """(time, level, longitude, latitude), latitude ascending, 13 levels."""
+    levels = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
+    dataset = make_dataset(levels=levels).isel(latitude=slice(None, None, -1))
+    turned = dataset.transpose("time", "level", "longitude", "latitude")
+    turned.chunk(time=4).to_zarr(tmp_path / "s", zarr_format=2)
+    taken = (500.0, 250.0, 850.0)
+    fields = open_fields(str(tmp_path / "s"), None, taken)
+    field = fields["temperature"]
+    np.testing.assert_array_equal(field.latitude, dataset.latitude)
+    got = read_all(field)
+    assert got.flags.c_contiguous
+    np.testing.assert_array_equal(got, dataset.temperature.sel(level=list(taken)))
+    np.testing.assert_array_equal(
+        read_all(fields["sea_surface_temperature"])[:, 0],
+        dataset.sea_surface_temperature,
+    )
+
+
+# --- GRIB, members, forcings --------------------------------------------------------
+
+
+@pytest.fixture
+def grib(real_data, tmp_path):
+    pytest.importorskip("cfgrib", reason="needs the extra `grib`")
+    return shutil.copy(real_data / "era5_levels_members.grib", tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".grib", ""])
+def test_real_grib_of_members(grib, tmp_path, suffix):
+    path = tmp_path / f"members{suffix}"
+    os.rename(grib, path)
+    with pytest.raises(UserError, match="z of .* --member=0|1|2|3|4|5|6|7|8|9"):
+        open_fields(str(path), None, LEVELS)
+    with pytest.raises(UserError, match="has no member 10: it has \\[0, 1, 2, "):
+        open_fields(str(path), None, LEVELS, member=10)
+    import cfgrib
+
+    expected = cfgrib.open_dataset(path, backend_kwargs={"indexpath": ""})
+    expected = expected.sel(number=7, isobaricInhPa=[500, 850])
+    fields = open_fields(str(path), None, LEVELS, member=7)
+    assert list(fields) == ["geopotential", "temperature"]
+    for name, short in (("geopotential", "z"), ("temperature", "t")):
+        field = fields[name]
+        np.testing.assert_array_equal(field.times, expected.valid_time)
+        np.testing.assert_array_equal(read_all(field), expected[short])
+        field.variable.check_values(read_all(field), field.times, np.array(LEVELS))
+    assert len(select_times(fields, None)) == 4
+    # Nothing is left beside the source.
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_grib_of_one_level_and_of_several_kinds(grib, tmp_path):
+    """A single level is one; messages that differ in their axes are told apart."""
+    import eccodes
+
+    first, rest = tmp_path / "first.grib", tmp_path / "rest.grib"
+    with open(grib, "rb") as source, first.open("wb") as one, rest.open("wb") as other:
+        while (message := eccodes.codes_grib_new_from_file(source)) is not None:
+            get = functools.partial(eccodes.codes_get, message)
+            name, level, number = get("shortName"), get("level"), get("number")
+            if number == 3 and (name, level) == ("z", 500):
+                eccodes.codes_write(message, one)
+            if number == 3 and (name == "t" or level == 850):
+                eccodes.codes_write(message, other)
+            eccodes.codes_release(message)
+    fields = open_fields(str(first), None, (500.0,))
+    assert list(fields) == ["geopotential"]
+    assert read_all(fields["geopotential"]).shape == (4, 1, 61, 120)
+    fields = open_fields(str(rest), None, (850.0,), member=3)
+    whole = open_fields(str(grib), None, (850.0,), member=3)
+    assert list(fields) == ["geopotential", "temperature"]
+    for name in fields:
+        np.testing.assert_array_equal(read_all(fields[name]), read_all(whole[name]))
+
+
+def test_damaged_grib(tmp_path):
+    (tmp_path / "text.grib").write_text("no data")
+    with pytest.raises(UserError, match="text.grib") as info:
+        open_fields(str(tmp_path / "text.grib"), None, LEVELS)
+    assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize("name", ["number", "member", "realization", "ensemble"])
+def test_members(make_dataset, tmp_path, name):
+    dataset = make_dataset()
+    different = [dataset + i for i in range(3)]
+    members = xarray.concat(different, name, data_vars="different", compat="equals")
+    members = members.assign_coords({name: [4, 5, 9]})
+    for variable in members.data_vars:
+        members[variable].attrs = dataset[variable].attrs
+    members["land_sea_mask"] = dataset.land_sea_mask
+    members.to_zarr(tmp_path / "s", zarr_format=2)
+    dataset.to_zarr(tmp_path / "one", zarr_format=2)
+    members.isel({name: [1]}).to_zarr(tmp_path / "single", zarr_format=2)
+    members.drop_vars(name).to_zarr(tmp_path / "counted", zarr_format=2)
+    source = str(tmp_path / "s")
+    with pytest.raises(UserError, match=r"choose one by --member=4\|5\|9"):
+        open_fields(source, None, LEVELS)
+    with pytest.raises(UserError, match=r"has no member 1: it has \[4, 5, 9\]"):
+        open_fields(source, None, LEVELS, member=1)
+    with pytest.raises(UserError, match="has no members: leave out --member=4"):
+        open_fields(str(tmp_path / "one"), None, LEVELS, member=4)
+    expected = dataset.temperature + 1
+    for path, member in ((source, 5), (str(tmp_path / "single"), None)):
+        field = open_fields(path, None, LEVELS, member=member)["temperature"]
+        np.testing.assert_array_equal(read_all(field), expected)
+    counted = open_fields(str(tmp_path / "counted"), None, LEVELS, member=1)
+    np.testing.assert_array_equal(read_all(counted["temperature"]), expected)
+    # Static fields are those of all members.
+    names = ["temperature", "land_sea_mask"]
+    fields = open_all(source, str(tmp_path / "one"), names, LEVELS, None, member=9)
+    np.testing.assert_array_equal(
+        fields["land_sea_mask"].read(np.array([]))[0, 0], dataset.land_sea_mask
+    )
+
+
+def test_forcings_are_shifted(make_dataset, tmp_path):
+    dataset = make_dataset()
+    dataset.chunk(time=4).to_zarr(tmp_path / "s", zarr_format=2)
+    names = ["temperature", "sea_surface_temperature"]
+    fields = open_all(str(tmp_path / "s"), None, names, LEVELS, None, shift_hours=24)
+    times = select_times(fields, None)
+    np.testing.assert_array_equal(times, dataset.time[4:])
+    sea = fields["sea_surface_temperature"]
+    blocks = list(sea.blocks(times))
+    assert [len(block) for block in blocks] == [4, 2]
+    read = np.concatenate([sea.read(block) for block in blocks])[:, 0]
+    np.testing.assert_array_equal(read, dataset.sea_surface_temperature[:6])
+    air = np.concatenate([*map(fields["temperature"].read, blocks)])
+    np.testing.assert_array_equal(air, dataset.temperature[4:])
+    message = "no time 1989-12-31T06:00, which is taken 24 hours later"
+    with pytest.raises(UserError, match=f"sea_surface_temperature has {message}"):
+        select_times(fields, "1990-01-01T06/1990-01-02")
+    (tmp_path / "s/sea_surface_temperature/0.0.0").write_bytes(b"no data")
+    message = "cannot read sea_surface_temperature at 1990-01-01T00:00 to 1990-01-01T06"
+    with pytest.raises(UserError, match=message):
+        sea.read(times[:2])
+
+
+def test_skipped_times(make_dataset, tmp_path):
+    dataset = make_dataset(names=("temperature",)).isel(time=[0, 1, 2, 5, 6, 8, 9])
+    dataset.to_netcdf(tmp_path / "s.nc")
+    fields = open_fields(str(tmp_path / "s.nc"), None, LEVELS)
+    with pytest.raises(UserError, match="no time 1990-01-01T18:00 .* by --skip_times"):
+        select_times(fields, None)
+    skip = "1990-01-01T18/1990-01-02,1990-01-02T18"
+    np.testing.assert_array_equal(
+        select_times(fields, None, skip_times=skip), dataset.time
+    )
+    with pytest.raises(UserError, match="no time 1990-01-02T18:00"):
+        select_times(fields, None, skip_times=skip[:24])
+    with pytest.raises(UserError, match="leaves out all times"):
+        select_times(fields, "1990-01-01", skip_times="1990-01-01/1990-01-05")
+
+
+def test_a_time_that_is_gone(make_dataset, tmp_path):
+    make_dataset(names=("temperature",)).to_netcdf(tmp_path / "s.nc")
+    field = open_fields(str(tmp_path / "s.nc"), None, LEVELS)["temperature"]
+    with pytest.raises(UserError, match="temperature has no time 1990-01-01T03:00"):
+        field.read(np.array(["1990-01-01T03"], "datetime64[ns]"))
+
+
+def test_addresses_are_of_zarr_stores(tmp_path):
+    with pytest.raises(UserError, match="wildcards are for local files"):
+        open_fields("gs://bucket/*.zarr", None, LEVELS)
+    with pytest.raises(UserError, match="copy it here, only Zarr stores are remote"):
+        open_fields("gs://bucket/era5.nc", None, LEVELS)
+    with pytest.raises(UserError, match="^cannot open ftp://host/s: .*unsupported URL"):
+        open_fields("ftp://host/s", None, LEVELS)
+
+
+def test_many_names_are_cut_short(make_dataset, tmp_path):
+    field = make_dataset(names=("temperature",)).temperature
+    names = {f"other_{i:02}": field for i in range(30)}
+    xarray.Dataset(names).to_netcdf(tmp_path / "s.nc")
+    with pytest.raises(UserError, match="other_19 and 10 more$"):
+        open_fields(str(tmp_path / "s.nc"), ["temperature"], LEVELS)
+
+
+def test_real_analyses_pass_the_checks(real_data):
+    paths = [f"{real_data}/eraint_2005012300_{name}.nc" for name in "tuv"]
+    paths += [
+        f"{real_data}/era5_static_025_{n}.nc" for n in ("geopotential", "land_sea_mask")
+    ]
+    instant = np.datetime64("2005-01-23", "ns")
+    fields = open_fields(",".join(paths), None, PRESSURE_LEVELS, instant)
+    assert list(fields) == [
+        "temperature",
+        "u_component_of_wind",
+        "v_component_of_wind",
+        "geopotential_at_surface",
+        "land_sea_mask",
+    ]
+    for field in fields.values():
+        times = np.array([instant])
+        field.variable.check_values(
+            field.read(field.times), times, np.array(PRESSURE_LEVELS)
         )
