@@ -152,8 +152,9 @@ def test_extended_from_further_files(make_dataset, tmp_path):
     both = f"{tmp_path}/a.nc,{tmp_path}/b.nc"
     store = preprocess(**options(both, tmp_path / "store"))
     np.testing.assert_array_equal(store.times, dataset.time)
-    with pytest.raises(UserError, match="source: "):
-        preprocess(**options(tmp_path / "b.nc", tmp_path / "store"))
+    dataset.to_netcdf(tmp_path / "c.nc")
+    with pytest.raises(UserError, match="source: .*a.nc,.*b.nc, not .*c.nc"):
+        preprocess(**options(tmp_path / "c.nc", tmp_path / "store"))
 
 
 def test_missing_times_are_left_out_if_declared(make_dataset, tmp_path):
@@ -282,7 +283,9 @@ def test_forcings_of_a_day_before(make_dataset, tmp_path):
 def test_gauss_edges_keep_gauss_means(make_dataset, tmp_path):
     dataset = make_dataset()
     dataset.to_zarr(tmp_path / "source", zarr_format=2)
-    store = preprocess(**options(tmp_path / "source", tmp_path / "store", edges="gauss"))
+    store = preprocess(
+        **options(tmp_path / "source", tmp_path / "store", edges="gauss")
+    )
     regridder = Regridder(dataset.latitude, dataset.longitude, store.grid)
     source = dataset.temperature.values.astype(np.float64)
     means = np.einsum("tlij,ij->tl", source, regridder.source_areas)
@@ -389,7 +392,10 @@ def test_bad_values_fail_their_shard_only(make_dataset, tmp_path):
     ("changes", "message"),
     [
         ({"grid": "TL32"}, "unknown grid 'TL32'"),
-        ({"variables": "temperatur"}, "unknown variable temperatur: did you mean temperature"),
+        (
+            {"variables": "temperatur"},
+            "unknown variable temperatur: did you mean temperature",
+        ),
         ({"variables": "land_sea_mask,land_sea_mask"}, "names a variable twice"),
         ({"variables": None}, "has no geopotential; .*it has land_sea_mask"),
         ({"levels": None}, "has no level 1 hPa: .*--levels=500,850"),
