@@ -8,7 +8,7 @@ import functools
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,6 @@ from pipeline.plan import STACKED_ARRAY, Plan
 from pipeline.variables import Kind
 from pipeline.writer import READY_FILE, STATISTICS_FILE, read_markers
 
-# Room for the indices of shards, which every read needs: with them at hand a chunk
-# is one request and not two. Decoded chunks take what is left, and go first.
-_CACHE_BYTES = 2**29
 # Requests in flight hide the latency of object stores.
 _REQUESTS = 128
 
@@ -136,7 +133,9 @@ class Store:
         return self.read_many({name: (times, rows)})[name]
 
     def read_many(
-        self, requests: Mapping[str, tuple[np.ndarray | None, slice]]
+        self,
+        requests: Mapping[str, tuple[np.ndarray | None, slice]],
+        folded: bool = False,
     ) -> dict[str, np.ndarray]:
         """Reads several variables, all in flight at once.
 
@@ -145,21 +144,28 @@ class Store:
         Args:
           requests: for each variable the indices of times, [n], in any order and
             with repeats (None for static variables), and a slice of latitudes.
+          folded: rows are mirror pairs of latitudes, counted from the poles, and come
+            as `model.sphere.grids.fold` arranges them, at no further cost.
 
         Returns:
           float32 arrays [n, level, rows, longitude], [n, rows, longitude] for surface
-          and [rows, longitude] for static variables.
+          and [rows, longitude] for static variables; [..., 2, rows, longitude] if
+          folded.
 
         Raises:
           UserError: if a variable is not in the store.
           IndexError: if a time is not.
           DamagedStoreError: if a shard is missing or fails its checksum.
         """
-        pending = [self._start(read) for read in self._reads(requests)]
+        reads = self._reads(requests, folded)
+        # In one batch, neighbouring chunks are one request, and so is a shard's index.
+        with ts.Batch() as batch:
+            pending = [self._start(read, batch) for read in reads]
         results: dict[str, np.ndarray] = {}
-        for read, values, future in pending:
+        for read, values, futures in pending:
             try:
-                future.result()
+                for future in futures:
+                    future.result()
             except ValueError as error:
                 found = re.search(r"/c/(\d+)", str(error))
                 shard = f"shard {found[1]}" if found else "a shard"
@@ -205,7 +211,7 @@ class Store:
             return self._arrays[array]
 
     def _reads(
-        self, requests: Mapping[str, tuple[np.ndarray | None, slice]]
+        self, requests: Mapping[str, tuple[np.ndarray | None, slice]], folded: bool
     ) -> list["_Read"]:
         """Requests by array: what lies in one array, at the same place, is one read."""
         reads: dict[tuple, _Read] = {}
@@ -223,25 +229,39 @@ class Store:
                         f"times {index.min()} to {index.max()} of {name}: the store "
                         f"has {len(self.times)}"
                     )
-            band = slice(*rows.indices(self.grid.latitudes))
+            latitudes = self.grid.latitudes
+            band = slice(*rows.indices(latitudes // 2 if folded else latitudes))
             place = None if index is None else index.tobytes()
             key = (owner[name], place, band.start, band.stop, band.step)
-            read = _Read(owner[name], index, band, (name,))
+            read = _Read(owner[name], index, band, folded, (name,))
             if key in reads:
                 read = dataclasses.replace(read, names=(*reads[key].names, name))
             reads[key] = read
         return list(reads.values())
 
-    def _start(self, read: "_Read") -> tuple["_Read", np.ndarray, ts.Future]:
+    def _start(
+        self, read: "_Read", batch: ts.Batch
+    ) -> tuple["_Read", np.ndarray, list[ts.WriteFutures]]:
         view = self._array(read.array)
-        if read.times is not None:
-            view = view[read.times]
         if read.array == STACKED_ARRAY:
             view = view[:, self._channels(read)]
-        view = view[(..., read.rows, slice(None))]
+        if read.folded:
+            view = _fold(view, read.rows)
+        else:
+            view = view[(..., read.rows, slice(None))]
+        if read.times is None:
+            parts = [(slice(None), view)]
+            values = np.empty(view.shape, np.float32)
+        else:
+            parts = [(place, view[times]) for place, times in _runs(read.times)]
+            values = np.empty((len(read.times), *view.shape[1:]), np.float32)
         # Into memory of NumPy: fresh memory of TensorStore's is slower to get.
-        values = np.empty(view.shape, np.float32)
-        return read, values, ts.array(values).write(view.translate_to[0])
+        target = ts.array(values)
+        futures = [
+            target[place].translate_to[0].write(part.translate_to[0], batch=batch)
+            for place, part in parts
+        ]
+        return read, values, futures
 
     def _channels(self, read: "_Read") -> slice:
         channels = [self.plan.channels(name) for name in read.names]
@@ -266,7 +286,32 @@ class _Read:
     array: str
     times: np.ndarray | None
     rows: slice
+    folded: bool
     names: tuple[str, ...]
+
+
+def _fold(view: ts.TensorStore, pairs: slice) -> ts.TensorStore:
+    """Mirror pairs of latitudes, as `model.sphere.grids.fold` arranges them."""
+    last = view.shape[-2] - 1
+    mirrored = slice(last - pairs.start, last - pairs.stop, -pairs.step)
+    halves = [view[(..., rows, slice(None))] for rows in (pairs, mirrored)]
+    return ts.stack([half.translate_to[0] for half in halves], axis=view.rank - 2)
+
+
+def _runs(times: np.ndarray) -> Iterator[tuple[slice, slice]]:
+    """Equally spaced times: where they are among `times`, and in the array.
+
+    Slices read faster than lists of times.
+    """
+    index = times.tolist()
+    first = 0
+    while first < len(index):
+        last = first + 1
+        step = max(1, index[last] - index[first]) if last < len(index) else 1
+        while last < len(index) and index[last] - index[last - 1] == step:
+            last += 1
+        yield slice(first, last), slice(index[first], index[last - 1] + 1, step)
+        first = last
 
 
 def group_attributes(plan: Plan) -> dict[str, Any]:
@@ -284,12 +329,9 @@ def group_attributes(plan: Plan) -> dict[str, Any]:
 
 @functools.cache
 def _context() -> ts.Context:
-    return ts.Context(
-        {
-            "cache_pool": {"total_bytes_limit": _CACHE_BYTES},
-            "gcs_request_concurrency": {"limit": _REQUESTS},
-        }
-    )
+    # Nothing is kept: between two reads of a shard's index lie, in random order, far
+    # more decoded chunks than memory holds.
+    return ts.Context({"gcs_request_concurrency": {"limit": _REQUESTS}})
 
 
 def _open(path: str, plan: Plan, array: str) -> ts.TensorStore:

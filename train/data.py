@@ -15,7 +15,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from model.spec import LEVEL_VARIABLES, STATIC_VARIABLES, SURFACE_VARIABLES
-from model.sphere.grids import fold
 from pipeline.errors import UserError
 from pipeline.store import Store
 from train.mesh import batch_layout
@@ -125,20 +124,9 @@ class Windows:
         starts = self.starts[np.asarray(windows)]
         times = starts[:, None] + self.stride * np.arange(self.frames)
         names = (*LEVEL_VARIABLES, *SURFACE_VARIABLES)
-        rows = self.store.grid.latitudes
-        first, last, _ = pairs.indices(rows // 2)
-        if last == rows // 2:  # the bands of both hemispheres meet at the equator
-            bands = [slice(first, rows - first)]
-        else:
-            bands = [slice(first, last), slice(rows - last, rows - first)]
-        parts = [
-            self.store.read_many(dict.fromkeys(names, (times.ravel(), band)))
-            for band in bands
-        ]
-        frames = {
-            name: fold(np.concatenate([part[name] for part in parts], axis=-2))
-            for name in names
-        }
+        frames = self.store.read_many(
+            dict.fromkeys(names, (times.ravel(), pairs)), folded=True
+        )
         frames = {k: x.reshape(*times.shape, *x.shape[1:]) for k, x in frames.items()}
         seconds = self.store.times[starts].astype("datetime64[s]").astype(np.int64)
         return {
