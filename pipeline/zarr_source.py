@@ -168,7 +168,7 @@ class _FolderStore(Store):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _FolderStore) and str(self) == str(other)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self._folder.address
 
     async def get(
