@@ -226,9 +226,8 @@ def _finish_pipeline(pipeline: beam.Pipeline) -> None:
             if client := getattr(result, "client", None):  # Dask's, and its cluster
                 client.close()
     except Exception as error:
-        if not type(error).__module__.startswith("distributed") and not (
-            isinstance(error, OSError) and "scheduler" in str(error)
-        ):
+        lost = isinstance(error, OSError) or type(error).__module__.startswith("distri")
+        if type(pipeline.runner).__name__ != "DaskRunner" or not lost:
             raise
         raise UserError(
             f"Dask failed: {type(error).__name__}: {one_line(error)}; run the same "
