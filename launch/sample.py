@@ -44,7 +44,7 @@ from model.vertical.sigma import SigmaLevels
 from pipeline.errors import UserError
 from pipeline.fields import create_fields
 from pipeline.progress import progress
-from pipeline.variables import PRESSURE_LEVELS, VARIABLES
+from pipeline.variables import MODEL_VARIABLES, PRESSURE_LEVELS, VARIABLES
 
 GRID = parse_grid("T31")
 SIGMA = SigmaLevels.equidistant(16)
@@ -354,7 +354,7 @@ def make_sample(
         "latitude": latitude,
         "longitude": longitude,
     }
-    dimensions = {name: DIMENSIONS[v.kind] for name, v in VARIABLES.items()}
+    dimensions = {n: DIMENSIONS[VARIABLES[n].kind] for n in MODEL_VARIABLES}
     group = create_fields(unfinished, coordinates, dimensions, attrs, NOTE)
 
     def write(index: int, fields: dict[str, jax.Array]) -> None:

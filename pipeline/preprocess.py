@@ -27,12 +27,12 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners import create_runner
 
 from pipeline import request as request_lib
 from pipeline.errors import UserError
 from pipeline.files import Folder, one_line
 from pipeline.plan import PLAN_FILE, Plan
+from pipeline.preflight import check_source
 from pipeline.progress import progress
 from pipeline.request import Request, make_plans, request_of
 from pipeline.shards import (
@@ -148,6 +148,8 @@ def _run(
     targets = _targets(output, make_plans(request))
     for address, plan in targets:
         _check_output(Folder(address), plan)
+    if not any(Folder(address).exists(PLAN_FILE) for address, _ in targets):
+        check_source(targets[0][1])
     for address, plan in targets:
         begin(Folder(address), plan)
     every = work_items(targets, [set(plan.items()) for _, plan in targets])
@@ -250,11 +252,12 @@ def _beam_options(runner: str, flags: Sequence[str]) -> PipelineOptions:
         if not any(flag.startswith("--dask_") and "parti" in flag for flag in flags):
             flags.append("--dask_partition_size=1")
     try:
-        create_runner(_RUNNERS.get(runner, runner))
+        options = PipelineOptions(flags, runner=_RUNNERS.get(runner, runner))
+        beam.Pipeline(options=options)  # Looks at them.
     except (ValueError, ImportError, AttributeError) as error:
         message = one_line(error)
         raise UserError(f"--runner={runner} cannot be used: {message}") from error
-    return PipelineOptions(flags, runner=_RUNNERS.get(runner, runner))
+    return options
 
 
 def _parse_part(part: str | None) -> tuple[int, int]:

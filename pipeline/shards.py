@@ -14,18 +14,21 @@ import apache_beam as beam
 import numpy as np
 
 from pipeline import vertical
+from pipeline.checks import find_constant, find_turned_in_time
 from pipeline.errors import UserError
 from pipeline.files import Folder, one_line
 from pipeline.plan import SURFACE_PRESSURE, Plan, source_parts, source_variables
 from pipeline.regrid import Regridder
 from pipeline.source import Field, open_all
 from pipeline.statistics import saved_moments
-from pipeline.variables import VARIABLES
+from pipeline.variables import VARIABLES, Variable
 from pipeline.writer import Item, read_markers, write_shard
 
 # Blocks of times that are read while one is worked on.
 _READ_AHEAD = 2
 _ATTEMPTS = 3
+# A field that is turned is so on all levels.
+_LEVELS_COMPARED = 8
 
 Target = tuple[str, Plan]
 """Address and plan of a store. All targets of a run differ in their grids only."""
@@ -100,7 +103,7 @@ class WriteShards(beam.DoFn):
     def process(self, item: WorkItem) -> Iterator[ShardReport]:
         begin = time.perf_counter()
         size, error, trace = 0, "", ""
-        for attempt in range(1, _ATTEMPTS + 1):
+        for _ in range(_ATTEMPTS):
             try:
                 size, error, trace = self._write(item), "", ""
                 break
@@ -110,7 +113,6 @@ class WriteShards(beam.DoFn):
             except Exception as fault:  # The other items go on; the run's end reports.
                 error = f"{type(fault).__name__}: {one_line(fault)}"
                 trace = traceback.format_exc()
-                time.sleep(attempt)
         yield ShardReport(
             item.array,
             item.shards,
@@ -150,13 +152,44 @@ class WriteShards(beam.DoFn):
             indices = np.arange(*span(self._targets, item))
             if plan.is_static(item.array):
                 indices = np.array([0])
+            before: dict[int, np.ndarray] = {}
             for index, columns in self._columns(name, indices):
                 size += sum(values.nbytes for values in columns.values())
+                after = {}
                 for (target, _), buffer in buffers.items():
                     if buffer.holds(index):
                         fields = self._regrid(name, columns, self._targets[target][1])
                         buffer.put(name, index, fields)
+                        after[target] = fields
+                self._refuse_turned(name, before, after, index)
+                before = after
         return size
+
+    def _refuse_turned(
+        self,
+        name: str,
+        before: dict[int, np.ndarray],
+        after: dict[int, np.ndarray],
+        index: int,
+    ) -> None:
+        """Raises UserError if fields are upside down, or so, against the time before.
+
+        Args:
+          before, after: [level, latitude, longitude] by target, at this time and the
+            last.
+        """
+        for target in sorted(before.keys() & after.keys())[:1]:  # One tells of all.
+            some = slice(None, None, -(-len(after[target]) // _LEVELS_COMPARED))
+            plan = self._targets[target][1]
+            _refuse(
+                find_turned_in_time(
+                    name,
+                    before[target][some],
+                    after[target][some],
+                    plan.target.latitude_degrees,
+                    plan.times[index],
+                )
+            )
 
     def _left(self, item: WorkItem) -> tuple[tuple[int, int], ...]:
         """The shards of an item that have no marker yet."""
@@ -179,7 +212,10 @@ class WriteShards(beam.DoFn):
         position = 0
         for stamps, blocks in _read_ahead(fields, times):
             for field, block in zip(fields, blocks, strict=True):
-                field.variable.check_values(block, stamps, np.array(plan.levels))
+                own = stamps - field.shift  # times of the source
+                field.variable.check_values(block, own, np.array(plan.levels))
+                if field.variable.kind != "static":
+                    _refuse_constant(field.variable, block, own)
             for i in range(len(blocks[0])):
                 columns = dict(zip(names, (block[i] for block in blocks), strict=True))
                 yield int(indices[position]), columns
@@ -220,6 +256,20 @@ class WriteShards(beam.DoFn):
                 field.latitude, field.longitude, plan.target, plan.edges
             )
         return self._regridders[key]
+
+
+def _refuse_constant(variable: Variable, fields: np.ndarray, times: np.ndarray) -> None:
+    """Raises UserError if a variable has one value everywhere at one of the times."""
+    for field, instant in zip(fields, times, strict=True):
+        _refuse(find_constant(variable.name, field, instant, variable.may_vanish))
+
+
+def _refuse(findings: Sequence[str]) -> None:
+    if findings:
+        raise UserError(
+            f"{'; '.join(findings)}: mend the source or leave that time out by "
+            "--skip_times"
+        )
 
 
 class ShardBuffer:

@@ -228,6 +228,13 @@ def write_statistics(
     folder: Folder, plan: Plan, moments: dict[str, dict[int, Moments]]
 ) -> None:
     """Writes the statistics of all variables, from merged moments of shards."""
+    folder.write_json(STATISTICS_FILE, statistics_content(plan, moments))
+
+
+def statistics_content(
+    plan: Plan, moments: dict[str, dict[int, Moments]]
+) -> dict[str, Any]:
+    """What is in the file of statistics."""
 
     def listed(name: str, values: np.ndarray) -> Any:
         return values.tolist() if plan.kind(name) == "levels" else values.item()
@@ -252,14 +259,11 @@ def write_statistics(
             axis = plan.levels if plan.sigma_layers is None else plan.sigma
             levels = plan.kind(name) == "levels"
             constant[name] = [float(axis[i]) for i in flat] if levels else True
-    folder.write_json(
-        STATISTICS_FILE,
-        {
-            "config_hash": plan.config_hash,
-            "times": plan.stats_times,
-            "weights": "area (Gauss-Legendre)",
-            "variables": variables,
-            # Levels, or whole surface variables, that never vary.
-            "constant": constant,
-        },
-    )
+    return {
+        "config_hash": plan.config_hash,
+        "times": plan.stats_times and list(plan.stats_times),
+        "weights": "area (Gauss-Legendre)",
+        "variables": variables,
+        # Levels, or whole surface variables, that never vary.
+        "constant": constant,
+    }
