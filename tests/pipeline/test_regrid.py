@@ -1,13 +1,15 @@
 """Conservation, constants, NaN, orientation, and agreement with dinosaur."""
 
+from concurrent import futures
+
 import numpy as np
 import pytest
 import xarray
 from scipy.spatial.distance import cdist
 
-from model.sphere.grids import parse_grid
+from model.sphere.grids import NAMED_LONGITUDES, latitude_edges, parse_grid
 from pipeline.errors import UserError
-from pipeline.regrid import Regridder, check_points, nearest_defined
+from pipeline.regrid import EDGES, Regridder, check_points, nearest_defined
 
 
 def points(latitudes, longitudes, poles=True):
@@ -32,9 +34,10 @@ SOURCES = {
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("grid", ["TL31", "TL63", "31@96x48"])
-def test_keeps_means_and_constants(source, grid):
+@pytest.mark.parametrize("edges", EDGES)
+def test_keeps_means_and_constants(source, grid, edges):
     latitude, longitude = SOURCES[source]
-    regridder = Regridder(latitude, longitude, parse_grid(grid))
+    regridder = Regridder(latitude, longitude, parse_grid(grid), edges)
     random = np.random.default_rng(0)
     shape = (3, len(latitude), len(longitude))
     # Mean far from zero on one level, around zero on another, tiny on the third.
@@ -52,6 +55,66 @@ def test_keeps_means_and_constants(source, grid):
         field = np.full(shape[1:], constant)
         error = np.abs(regridder(field).astype(np.float64) - constant)
         assert error.max() <= 4 * np.spacing(np.abs(constant))
+
+
+@pytest.mark.parametrize("grid", NAMED_LONGITUDES)
+def test_gauss_edges_make_areas_of_gauss_weights(grid):
+    grid = parse_grid(grid)
+    edges = latitude_edges(grid.latitude_degrees, grid.latitude_weights)
+    assert (edges[:-1] < grid.latitude_degrees).all()
+    assert (grid.latitude_degrees < edges[1:]).all()
+    areas = Regridder(*SOURCES["coarser"], grid, "gauss").target_areas
+    weights = grid.latitude_weights[:, None] / 2 / grid.longitudes
+    # Polar edges come from a sine near 1, with its rounding.
+    np.testing.assert_allclose(areas, weights * np.ones(grid.longitudes), rtol=1e-11)
+
+
+def test_gauss_edges_keep_the_mean_under_gauss_weights(real_data):
+    """Midpoint edges do not, most of all where a field changes towards the poles."""
+    dataset = xarray.open_dataset(real_data / "era5_static_025_geopotential.nc")
+    field = next(iter(dataset.data_vars.values())).isel(time=0).values
+    grid = parse_grid("TL63")
+    error = {}
+    for edges in EDGES:
+        regridder = Regridder(*SOURCES["quarter degree"], grid, edges)
+        before = np.sum(field * regridder.source_areas)
+        zonal = regridder(field).mean(1, dtype=np.float64)
+        after = zonal @ grid.latitude_weights / 2
+        error[edges] = abs(after - before) / np.abs(field).mean(dtype=np.float64)
+    assert error["gauss"] < 1e-6 < error["midpoint"]
+
+
+@pytest.mark.parametrize("edges", EDGES)
+@pytest.mark.parametrize("poles", [True, False])
+def test_poles(edges, poles):
+    """The cells around a pole see all of it, and nothing from the other end."""
+    grid = parse_grid("TL31")
+    latitude, longitude = points(181, 360, poles)
+    regridder = Regridder(latitude, longitude, grid, edges)
+    cap = np.zeros((181, 360), np.float32)
+    cap[latitude > 89.4] = 1  # One row: half a cell of a degree, or a whole one.
+    result = regridder(cap).astype(np.float64)
+    assert (result[:-1] == 0).all()
+    assert np.ptp(result[-1]) < 1e-6 * result[-1].max()
+    part = cap[:, 0] @ regridder.source_areas.sum(1)
+    np.testing.assert_allclose(result[-1], part / regridder.target_areas.sum(1)[-1])
+
+
+def test_unknown_edges():
+    with pytest.raises(UserError, match="unknown edges 'guass': use one of midpoint"):
+        Regridder(*SOURCES["coarser"], parse_grid("T21"), "guass")
+
+
+@pytest.mark.parametrize("grid", ["T21", "TL63", "TL127"])
+@pytest.mark.parametrize("edges", EDGES)
+def test_many_constants(grid, edges):
+    """As many rows meet in a cell as float32 sums may have, more, and fewer."""
+    latitude, longitude = points(721, 64)
+    regridder = Regridder(latitude, longitude, parse_grid(grid), edges)
+    constants = np.random.default_rng(5).uniform(1, 2, 300).astype(np.float32)
+    constants = constants[:, None, None]
+    result = regridder(np.broadcast_to(constants, (300, 721, 64)))
+    assert (np.abs(result - constants) <= 4 * np.spacing(constants)).all()
 
 
 def asymmetric(latitude, longitude):
@@ -108,10 +171,58 @@ def test_nan_is_filled_and_only_where_undefined():
     filled = regridder.fill(fields)
     assert np.isfinite(filled).all()
     np.testing.assert_array_equal(filled[3], whole[3])
-    assert np.mean(filled[0] == whole[0]) > 0.5
+    touched = np.isnan(regridder(fields))
+    assert 0.1 < touched.mean() < 0.3
+    np.testing.assert_array_equal(filled[~touched], whole[~touched])
     assert filled.min() >= np.nanmin(fields) and filled.max() <= np.nanmax(fields)
     with pytest.raises(ValueError, match="NaN everywhere"):
         regridder.fill(np.full((65, 128), np.nan, np.float32))
+
+
+def test_constants_survive_holes():
+    regridder = Regridder(*points(181, 360), parse_grid("TL31"))
+    random = np.random.default_rng(6)
+    for constant in np.float32([287.31, -1.2e-9, 54321.1, 1 / 3]):
+        field = np.full((181, 360), constant)
+        field[random.random(field.shape) < 0.6] = np.nan
+        error = np.abs(regridder.fill(field).astype(np.float64) - constant)
+        assert error.max() <= 4 * np.spacing(np.abs(constant))
+
+
+def test_results_do_not_depend_on_masks_seen_before():
+    random = np.random.default_rng(7)
+    fields = random.normal(280, 10, (40, 33, 64)).astype(np.float32)
+    for field in fields:  # More masks than are remembered.
+        field[random.random(field.shape) < 0.5] = np.nan
+    one = Regridder(*points(33, 64), parse_grid("T21"))
+    together = one.fill(fields)
+    backwards = one.fill(fields[::-1])[::-1]
+    np.testing.assert_array_equal(together, backwards)
+    for field, result in zip(fields[:3], together, strict=False):
+        fresh = Regridder(*points(33, 64), parse_grid("T21"))
+        np.testing.assert_array_equal(fresh.fill(field), result)
+    with futures.ThreadPoolExecutor(8) as pool:
+        np.testing.assert_array_equal(list(pool.map(one.fill, fields)), together)
+
+
+def test_coverage():
+    grid = parse_grid("TL31")
+    latitude, longitude = points(181, 360)
+    regridder = Regridder(latitude, longitude, grid)
+    undefined = np.zeros((181, 360), bool)
+    np.testing.assert_allclose(regridder.coverage(undefined), 1, rtol=1e-12)
+    assert (regridder.coverage(~undefined) == 0).all()
+    undefined[:, 90:270] = True  # From 89.5 to 269.5 degrees.
+    undefined[latitude < -60] = True
+    coverage = regridder.coverage(undefined)
+    assert coverage.shape == grid.shape
+    # Cell edges: 5.625 degrees wide, the first from -2.8125 to 2.8125.
+    west = 5.625 * np.arange(64) - 2.8125
+    defined = np.clip(89.5 - west, 0, 5.625) + np.clip(west + 5.625 - 269.5, 0, 5.625)
+    np.testing.assert_allclose(coverage[-1], defined / 5.625, atol=1e-12)
+    assert (coverage[:5] == 0).all()
+    kept = np.sum(coverage * regridder.target_areas)
+    np.testing.assert_allclose(kept, regridder.source_areas[~undefined].sum())
 
 
 def test_nearest_is_by_great_circle():
@@ -214,14 +325,18 @@ def great_circle(grid, row, column):
     return np.arccos(np.clip(cosine, -1, 1))
 
 
-@pytest.mark.parametrize("grid", ["TL31", "TL63", "TL127"])
+@pytest.mark.parametrize(
+    ("grid", "latitudes"), [("TL31", 361), ("TL127", 361), ("TL63", 721)]
+)
 @pytest.mark.parametrize("land", [False, True])
-def test_agrees_with_dinosaur_on_random_fields(grid, land):
-    latitude, longitude = points(361, 720)
+def test_agrees_with_dinosaur_on_random_fields(grid, latitudes, land):
+    latitude, longitude = points(latitudes, 2 * (latitudes - 1))
     random = np.random.default_rng(3)
-    fields = random.normal(280, 10, (2, 361, 720)).astype(np.float32)
+    shape = (2, latitudes, 2 * (latitudes - 1))
+    fields = random.normal(280, 10, shape).astype(np.float32)
     if land:
-        smooth = random.normal(size=(19, 36)).repeat(20, 0).repeat(20, 1)[:361]
+        blocks = random.normal(size=(latitudes // 20 + 1, shape[2] // 20))
+        smooth = blocks.repeat(20, 0).repeat(20, 1)[:latitudes]
         fields[:, smooth > 0.6] = np.nan
     assert_agrees(fields, latitude, longitude, parse_grid(grid))
 

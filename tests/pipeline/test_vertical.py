@@ -55,12 +55,52 @@ def test_beyond_the_levels():
     np.testing.assert_allclose(result[2:], 1e6 + 1850 * np.array([100, 150, 150]))
 
 
+def test_leading_axes():
+    """Several variables in one surface pressure; several times, each in its own."""
+    random = np.random.default_rng(2)
+    fields = random.normal(size=(3, 2, 6, *SHAPE))  # variable, time, level, ...
+    p = random.uniform(6e4, 1.05e5, (2, *SHAPE))
+    sigma = np.array([0.3, 0.8])
+    result = pressure_to_sigma(LEVELS, fields, p, sigma)
+    assert result.shape == (3, 2, 2, *SHAPE)
+    for time in range(2):
+        alone = pressure_to_sigma(LEVELS, fields[1, time], p[time], sigma)
+        np.testing.assert_array_equal(result[1, time], alone)
+
+
 def test_what_is_refused(orography):
     with pytest.raises(UserError, match="at least two pressure levels"):
         surface_pressure(LEVELS[:1], np.zeros((1, *SHAPE)), orography)
     rising = 50 * LEVELS[:, None, None] * np.ones(SHAPE)
     with pytest.raises(UserError, match="does not fall with pressure"):
         surface_pressure(LEVELS, rising, orography)
+    geopotential = 5e4 - rising  # 200 to 1010 hPa at the surface
+    for part, message in (
+        (slice(5), "levels 100 to 850 hPa do not reach the surface"),
+        (slice(3, None), "levels 700 to 1000 hPa do not reach the surface"),
+    ):
+        with pytest.raises(UserError, match=message):
+            surface_pressure(LEVELS[part], geopotential[part], orography)
+
+
+def test_nan_is_refused(orography):
+    geopotential = 5e4 - 50 * LEVELS[:, None, None] * np.ones(SHAPE)
+    p = np.full(SHAPE, 9e4)
+    hole = np.zeros(SHAPE)
+    hole[1, 2] = np.nan
+    for geopotential_hole, orography_hole, name in (
+        (hole, 0, "geopotential"),
+        (0, hole, "orography"),
+    ):
+        with pytest.raises(UserError, match=f"{name} has NaN"):
+            surface_pressure(
+                LEVELS, geopotential + geopotential_hole, orography + orography_hole
+            )
+    for fields_hole, surface_hole in ((hole, 0), (0, hole)):
+        with pytest.raises(UserError, match="have NaN"):
+            pressure_to_sigma(
+                LEVELS, geopotential + fields_hole, p + surface_hole, np.array([0.5])
+            )
 
 
 def test_agrees_with_dinosaur_on_a_real_analysis(era5_tl31, real_data):
