@@ -25,7 +25,7 @@ from pipeline.variables import VARIABLES, Variable
 from pipeline.writer import Item, read_markers, write_shard
 
 # Blocks of times that are read while one is worked on.
-_READ_AHEAD = 2
+READ_AHEAD = 2
 _ATTEMPTS = 3
 # A field that is turned is so on all levels.
 _LEVELS_COMPARED = 8
@@ -155,13 +155,14 @@ class WriteShards(beam.DoFn):
             before: dict[int, np.ndarray] = {}
             for index, columns in self._columns(name, indices):
                 size += sum(values.nbytes for values in columns.values())
-                after = {}
-                for (target, _), buffer in buffers.items():
-                    if buffer.holds(index):
-                        fields = self._regrid(name, columns, self._targets[target][1])
-                        buffer.put(name, index, fields)
-                        after[target] = fields
+                holders = {key: b for key, b in buffers.items() if b.holds(index)}
+                after = {
+                    target: self._regrid(name, columns, self._targets[target][1])
+                    for target, _ in holders
+                }
                 self._refuse_turned(name, before, after, index)
+                for (target, _), buffer in holders.items():
+                    buffer.put(name, index, after[target])
                 before = after
         return size
 
@@ -348,10 +349,10 @@ def _read_ahead(
     def read(block: np.ndarray) -> list[np.ndarray]:
         return [field.read(block) for field in fields]
 
-    with futures.ThreadPoolExecutor(_READ_AHEAD) as pool:
-        pending = [pool.submit(read, block) for block in blocks[:_READ_AHEAD]]
+    with futures.ThreadPoolExecutor(READ_AHEAD) as pool:
+        pending = [pool.submit(read, block) for block in blocks[:READ_AHEAD]]
         for number, block in enumerate(blocks):
             values = pending.pop(0).result()
-            if number + _READ_AHEAD < len(blocks):
-                pending.append(pool.submit(read, blocks[number + _READ_AHEAD]))
+            if number + READ_AHEAD < len(blocks):
+                pending.append(pool.submit(read, blocks[number + READ_AHEAD]))
             yield block, values
