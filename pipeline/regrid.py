@@ -133,6 +133,28 @@ class Regridder:
             mean[:] = mean.ravel()[nearest].reshape(mean.shape)
         return means
 
+    def change(self, fields: np.ndarray, means: np.ndarray) -> float:
+        """By how much regridding has changed area means over the sphere.
+
+        Args:
+          fields: [..., latitude, longitude], without NaN.
+          means: what a call made of them.
+
+        Returns:
+          The largest difference of a field, as a part of its mean absolute value.
+        """
+        # Cells of the source are as wide as they are, those of the target alike.
+        latitude = _latitude_areas(self._source_latitude_edges)
+        width = np.diff(self._source_longitude_edges, axis=-1)[:, 0] / 360
+        changes = []
+        for field, mean in zip(_planes(fields), _planes(means), strict=True):
+            before = latitude @ (field @ width)
+            rows = mean.sum(-1, dtype=np.float64) / self.grid.longitudes
+            after = _latitude_areas(self._target_latitude_edges) @ rows
+            size = latitude @ (np.abs(field) @ width)
+            changes.append(abs(after - before) / size if size > 0 else 0.0)
+        return float(max(changes))
+
     def coverage(self, undefined: np.ndarray) -> np.ndarray:
         """Fraction of each target cell that is defined.
 

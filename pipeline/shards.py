@@ -14,7 +14,11 @@ import apache_beam as beam
 import numpy as np
 
 from pipeline import vertical
-from pipeline.checks import find_constant, find_turned_in_time
+from pipeline.checks import (
+    find_constant,
+    find_out_of_range,
+    find_turned_in_time,
+)
 from pipeline.errors import UserError
 from pipeline.files import Folder, one_line
 from pipeline.plan import SURFACE_PRESSURE, Plan, source_parts, source_variables
@@ -29,6 +33,8 @@ READ_AHEAD = 2
 _ATTEMPTS = 3
 # A field that is turned is so on all levels.
 _LEVELS_COMPARED = 8
+# Area means are kept to this part of mean absolute values.
+_CONSERVED = 1e-6
 
 Target = tuple[str, Plan]
 """Address and plan of a store. All targets of a run differ in their grids only."""
@@ -162,6 +168,9 @@ class WriteShards(beam.DoFn):
                 }
                 self._refuse_turned(name, before, after, index)
                 for (target, _), buffer in holders.items():
+                    if buffer.first == index:
+                        changes = self._changes(name, columns, after[target], target)
+                        buffer.residuals += changes
                     buffer.put(name, index, after[target])
                 before = after
         return size
@@ -191,6 +200,28 @@ class WriteShards(beam.DoFn):
                     plan.times[index],
                 )
             )
+
+    def _changes(
+        self,
+        name: str,
+        columns: dict[str, np.ndarray],
+        fields: np.ndarray,
+        target: int,
+    ) -> list[float]:
+        """By how much regridding changed area means, if it is to keep them.
+
+        Raises:
+          UserError: if that, or the range of values, is not as means make it.
+        """
+        plan = self._targets[target][1]
+        if VARIABLES[name].fill or plan.sigma_layers is not None:
+            return []
+        source = columns[name]
+        _refuse(find_out_of_range(name, source, fields, plan.levels))
+        change = self._regridder(self._fields[name], plan).change(source, fields)
+        if change > _CONSERVED:
+            _refuse([f"regridding changes the area mean of {name} by {change:.1e}"])
+        return [change]
 
     def _left(self, item: WorkItem) -> tuple[tuple[int, int], ...]:
         """The shards of an item that have no marker yet."""
@@ -274,36 +305,43 @@ def _refuse(findings: Sequence[str]) -> None:
 
 
 class ShardBuffer:
-    """The values of a shard, which is written as soon as all of them are there."""
+    """The values of a shard, which is written as soon as all of them are there.
+
+    Attributes:
+      first: index of its first time.
+      residuals: for its marker, see `writer.Marker`.
+    """
 
     def __init__(self, address: str, plan: Plan, array: str, shard: int) -> None:
         self._folder, self._plan = Folder(address), plan
         self._array, self._shard = array, shard
-        self._first, self._last = 0, 1
+        self.first, self._last = 0, 1
         if not plan.is_static(array):
-            self._first, self._last = plan.shard_times(shard)
-        self._missing = (self._last - self._first) * len(plan.arrays[array])
+            self.first, self._last = plan.shard_times(shard)
+        self._missing = (self._last - self.first) * len(plan.arrays[array])
+        self.residuals: list[float] = []
         self._data: np.ndarray | None = None
 
     def holds(self, index: int) -> bool:
         """Whether the time of this index is one of the shard's."""
-        return self._first <= index < self._last
+        return self.first <= index < self._last
 
     def put(self, name: str, index: int, fields: np.ndarray) -> None:
         """Takes the fields [level, latitude, longitude] of a variable at a time."""
         plan = self._plan
         if self._data is None:
             channels = plan.channels(plan.arrays[self._array][-1]).stop
-            shape = (self._last - self._first, channels, *plan.target.shape)
+            shape = (self._last - self.first, channels, *plan.target.shape)
             self._data = np.empty(shape, np.float32)
-        self._data[index - self._first, plan.channels(name)] = fields
+        self._data[index - self.first, plan.channels(name)] = fields
         self._missing -= 1
         if self._missing == 0:
             shape = plan.shape(self._array)
             if not plan.is_static(self._array):
-                shape = (self._last - self._first, *shape[1:])
+                shape = (self._last - self.first, *shape[1:])
             data = self._data.reshape(shape)
-            write_shard(self._folder, plan, self._array, self._shard, data)
+            residual = max(self.residuals, default=None)
+            write_shard(self._folder, plan, self._array, self._shard, data, residual)
             self._data = None
 
 

@@ -34,6 +34,9 @@ class Marker:
       steps: number of its times.
       object_bytes: size of its object.
       blake2b: digest of its object.
+      residual: by how much regridding changed the area mean of a level at most, as a
+        part of the mean absolute value, at the first time; None if that is not kept
+        (where fields are filled, on sigma layers).
     """
 
     config_hash: str
@@ -41,15 +44,24 @@ class Marker:
     steps: int
     object_bytes: int
     blake2b: str
+    residual: float | None = None
 
     @classmethod
-    def of(cls, plan: Plan, array: str, shard: int, content: bytes) -> "Marker":
+    def of(
+        cls,
+        plan: Plan,
+        array: str,
+        shard: int,
+        content: bytes,
+        residual: float | None = None,
+    ) -> "Marker":
         time = None
         if not plan.is_static(array):
             first, _ = plan.shard_times(shard)
             time = str(plan.times[first].astype("datetime64[h]"))
         steps = plan.shard_steps_of(array, shard)
-        return cls(plan.config_hash, time, steps, len(content), digest(content))
+        size = len(content)
+        return cls(plan.config_hash, time, steps, size, digest(content), residual)
 
     def fault(self, plan: Plan, array: str, shard: int) -> str | None:
         """Why the shard is not that of a plan; None if it is."""
@@ -77,16 +89,22 @@ def begin(folder: Folder, plan: Plan) -> None:
 
 
 def write_shard(
-    folder: Folder, plan: Plan, array: str, shard: int, data: np.ndarray
+    folder: Folder,
+    plan: Plan,
+    array: str,
+    shard: int,
+    data: np.ndarray,
+    residual: float | None = None,
 ) -> Marker:
     """Writes a whole shard, then its marker.
 
     Args:
       data: float32, [time, level, latitude, longitude] or as the array has it.
+      residual: for the marker.
     """
     content = encode_shard(plan, array, data)
     folder.write(shard_name(plan, array, shard), content)
-    marker = Marker.of(plan, array, shard, content)
+    marker = Marker.of(plan, array, shard, content, residual)
     folder.write_json(marker_name(array, shard), dataclasses.asdict(marker))
     return marker
 
