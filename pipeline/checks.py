@@ -104,11 +104,13 @@ def find_turned_in_time(
 ) -> list[str]:
     """A variable that is turned against itself at the time before.
 
-    Not for steps after which nothing is left of the pattern, which says nothing.
+    Only for steps of a day at most. On a sound planet that is spun up, the least
+    correlation of all variables is 0.5 after 6 h and 0.1 after 24 h (-0.1 on single
+    levels), but as low as -0.3 after 5 days (-0.5): by then, patterns turn by themselves.
 
     Args:
       name: of the variable.
-      before, after: [level, latitude, longitude], a few hours apart.
+      before, after: [level, latitude, longitude], at most 24 h apart.
       latitude: [latitude], degrees north.
       time: of `after`.
     """
