@@ -19,6 +19,7 @@ import dataclasses
 import datetime
 import functools
 import importlib
+import json
 import re
 import sys
 import threading
@@ -30,6 +31,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline import request as request_lib
 from pipeline.errors import UserError
+from pipeline.estimate import estimate, format_estimate
 from pipeline.files import Folder, one_line
 from pipeline.plan import PLAN_FILE, Plan
 from pipeline.preflight import check_source
@@ -87,6 +89,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="read all shards, and make those anew whose bytes are not those written",
     )
     add(
+        "--dry_run",
+        action="store_true",
+        help="check all but the source's values, print what the run would take, and "
+        "write nothing",
+    )
+    add("--json", action="store_true", help="print that for machines")
+    add(
         "--runner",
         default=DEFAULT_RUNNER,
         help=f"Beam runner (default: {DEFAULT_RUNNER}, in this process, which is also "
@@ -98,6 +107,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs `preprocess` as told on the command line."""
+    if args.dry_run:
+        targets = _targets(args.output, make_plans(request_of(args)))
+        for address, plan in targets:
+            _check_output(Folder(address), plan)
+        figures = estimate(targets)
+        print(json.dumps(figures) if args.json else format_estimate(figures))
+        return
     _run(
         request_of(args),
         args.output,
