@@ -106,7 +106,7 @@ def find_turned_in_time(
 
     Only for steps of a day at most. On a sound planet that is spun up, the least
     correlation of all variables is 0.5 after 6 h and 0.1 after 24 h (-0.1 on single
-    levels), but as low as -0.3 after 5 days (-0.5): by then, patterns turn by themselves.
+    levels), but as low as -0.3 after 5 days (-0.5): sound patterns do turn by then.
 
     Args:
       name: of the variable.
