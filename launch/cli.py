@@ -62,19 +62,41 @@ def _run_preprocess(args: argparse.Namespace) -> None:
 def _inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", help="store of `podgcm preprocess`, or a run's folder")
     parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument(
+        "--deep",
+        action="store_true",
+        help="of a store: read every byte, and look at the physics of some times",
+    )
+    parser.add_argument(
+        "--plot",
+        metavar="OUT.png",
+        help="of a store: draw maps, and what is done of an unfinished one",
+    )
+    parser.epilog = "Nothing is written into what is inspected. Exit code 1: not whole."
 
 
 def _run_inspect(args: argparse.Namespace) -> int:
     if os.path.exists(os.path.join(args.path, "config.json")):
         from train.inspect import describe, format_description
+
+        if args.deep or args.plot:
+            raise UserError(f"--deep and --plot are for stores: {args.path} is a run")
+        description = describe(args.path)
     else:
         from pipeline.inspect import describe, format_description
-    description = describe(args.path)
+
+        if args.plot:
+            from pipeline.maps import check_output, draw
+
+            check_output(args.plot, args.path)
+        description = describe(args.path, deep=args.deep)
     print(
         json.dumps(description, indent=2)
         if args.json
         else format_description(description)
     )
+    if args.plot:
+        draw(args.path, args.plot)
     return 0 if description["whole"] else 1
 
 
