@@ -38,6 +38,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+LONGEST_STEP = np.timedelta64(24, "h")
+"""Fields further apart in time need not resemble each other."""
+
 TURNED = -0.3
 """Correlation of the parts that change sign, below which a field is turned."""
 
@@ -277,43 +280,6 @@ def find_earth_faults(
             south = np.mean(fields[name][..., latitude <= -reach, :])
             if north > much and south < little:
                 findings.append(f"{name} is upside down: Antarctica is in the north")
-    return findings
-
-
-def find_unconserved(
-    name: str,
-    before: np.ndarray,
-    after: np.ndarray,
-    areas_before: np.ndarray,
-    areas_after: np.ndarray,
-    levels: Sequence[float] | None = None,
-    time: np.datetime64 | None = None,
-    tolerance: float = 1e-6,
-) -> list[str]:
-    """Levels whose area mean regridding has changed.
-
-    Variables with undefined points are not conserved: none is found in them.
-
-    Args:
-      name: of the variable.
-      before, after: [level, latitude, longitude], each on its own points.
-      areas_before, areas_after: [latitude, longitude], fractions of the sphere.
-      levels: [level], hPa, for the finding.
-      time: for the finding.
-      tolerance: of the difference, relative to the mean of absolute values.
-    """
-    findings = []
-    for level, (old, new) in enumerate(zip(before, after, strict=True)):
-        mean = _area_mean(areas_before, old)
-        difference = _area_mean(areas_after, new) - mean
-        if np.abs(difference) <= tolerance * np.abs(mean):
-            continue
-        size = _area_mean(areas_before, np.abs(old))
-        if np.abs(difference) > tolerance * size:
-            findings.append(
-                f"{name} has an area mean of {mean:g} before regridding and "
-                f"{mean + difference:g} after{_place(time, _level(levels, level))}"
-            )
     return findings
 
 
@@ -582,11 +548,6 @@ def _thin_columns(longitudes: int) -> slice:
 def _areas(latitude: np.ndarray) -> np.ndarray:
     """Relative areas, [latitude, 1]."""
     return np.cos(np.deg2rad(latitude)).clip(0)[:, None]
-
-
-def _area_mean(areas: np.ndarray, field: np.ndarray) -> float:
-    """In float64, without a copy of the field in it."""
-    return np.einsum("ij,ij->", areas, field)
 
 
 def _is_constant(x: np.ndarray) -> bool:

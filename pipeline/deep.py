@@ -153,7 +153,9 @@ def _fields(store: Store, sound: set[Item]) -> list[dict[str, Any]]:
         state = static | {name: fields[name][0] for name in known}
         states += checks.find_state_faults(state, latitude, plan.levels, times[0])
         for name, x in fields.items():
-            for before, after, time in zip(x[:-1], x[1:], times[1:], strict=True):
+            near = np.diff(times, prepend=times[0]) <= checks.LONGEST_STEP
+            for step in np.flatnonzero(near[1:]) + 1:
+                before, after, time = x[step - 1], x[step], times[step]
                 turned += checks.find_turned_in_time(
                     name, before, after, latitude, time
                 )
@@ -184,8 +186,10 @@ def _runs(plan: Plan, sound: set[Item]) -> Iterator[np.ndarray]:
     shards = range(-(-plan.steps // plan.shard_steps) if arrays else 0)
     whole = [s for s in shards if all((array, s) in sound for array in arrays)]
     index = np.array([i for s in whole for i in range(*plan.shard_times(s))], int)
-    starts = np.linspace(0, max(0, len(index) - _RUN_STEPS), _RUNS).astype(int)
-    for start in np.unique(starts) if len(index) else ():
+    starts = np.arange(0, len(index), _RUN_STEPS)
+    if len(starts) > _RUNS:
+        starts = np.linspace(0, len(index) - _RUN_STEPS, _RUNS).astype(int)
+    for start in starts:
         run = index[start : start + _RUN_STEPS]
         # Across times that are missing, or not done, the weather has changed.
         steps = np.diff(plan.times[run]) > np.timedelta64(plan.step_hours, "h")

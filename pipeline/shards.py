@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline import vertical
 from pipeline.checks import (
+    LONGEST_STEP,
     find_constant,
     find_out_of_range,
     find_turned_in_time,
@@ -188,6 +189,9 @@ class WriteShards(beam.DoFn):
           before, after: [level, latitude, longitude] by target, at this time and the
             last.
         """
+        times = self._plan.times[[index - 1, index]]
+        if not before or times[1] - times[0] > LONGEST_STEP:
+            return
         for target in sorted(before.keys() & after.keys())[:1]:  # One tells of all.
             some = slice(None, None, -(-len(after[target]) // _LEVELS_COMPARED))
             plan = self._targets[target][1]
@@ -197,7 +201,7 @@ class WriteShards(beam.DoFn):
                     before[target][some],
                     after[target][some],
                     plan.target.latitude_degrees,
-                    plan.times[index],
+                    times[1],
                 )
             )
 

@@ -24,6 +24,9 @@ from pipeline.writer import READY_FILE, STATISTICS_FILE, read_markers
 
 # Requests in flight hide the latency of object stores.
 _REQUESTS = 128
+# Later ones wait twice as long each. By default it is a second, in which a batch waits
+# for one request in many.
+_FIRST_RETRY = "100ms"
 
 
 class DamagedStoreError(UserError):
@@ -331,7 +334,12 @@ def group_attributes(plan: Plan) -> dict[str, Any]:
 def _context() -> ts.Context:
     # Nothing is kept: between two reads of a shard's index lie, in random order, far
     # more decoded chunks than memory holds.
-    return ts.Context({"gcs_request_concurrency": {"limit": _REQUESTS}})
+    return ts.Context(
+        {
+            "gcs_request_concurrency": {"limit": _REQUESTS},
+            "gcs_request_retries": {"initial_delay": _FIRST_RETRY},
+        }
+    )
 
 
 def _open(path: str, plan: Plan, array: str) -> ts.TensorStore:

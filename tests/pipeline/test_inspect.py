@@ -83,6 +83,9 @@ def test_whole_store(finished, deep):
     names = [check["name"] for check in description["checks"]]
     assert ("statistics" in names and "orientation" in names) == deep
     assert all(check["ok"] for check in description["checks"])
+    if deep:
+        (values,) = [c for c in description["checks"] if c["name"] == "values"]
+        assert values["of"].endswith("10 of 10 times")
     text = format_description(description)
     assert ": whole" in text and "random numbers" in text
     assert description["fingerprint"] in text and "version" in text

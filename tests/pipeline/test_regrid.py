@@ -117,6 +117,18 @@ def test_many_constants(grid, edges):
     assert (np.abs(result - constants) <= 4 * np.spacing(constants)).all()
 
 
+def test_change_of_means_is_measured():
+    latitude, longitude = points(65, 128)
+    fields = np.random.default_rng(0).normal(280, 10, (3, 65, 128)).astype(np.float32)
+    for edges in ("midpoint", "gauss"):
+        regridder = Regridder(latitude, longitude, parse_grid("TL31"), edges)
+        means = regridder(fields)
+        assert regridder.change(fields, means) < 1e-7
+        means[1] *= 1.001
+        np.testing.assert_allclose(regridder.change(fields, means), 1e-3, rtol=1e-2)
+    assert regridder.change(0 * fields, 0 * means) == 0
+
+
 def asymmetric(latitude, longitude):
     """A smooth field without any symmetry, [latitude, longitude]."""
     phi, lam = np.deg2rad(latitude)[:, None], np.deg2rad(longitude)
