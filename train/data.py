@@ -5,6 +5,7 @@ integer, is the same on every process, and does not depend on threads. Every pro
 reads only the samples and latitudes that its own devices hold.
 """
 
+import ctypes
 import dataclasses
 import functools
 from typing import Any
@@ -18,6 +19,9 @@ from model.spec import LEVEL_VARIABLES, STATIC_VARIABLES, SURFACE_VARIABLES
 from pipeline.errors import UserError
 from pipeline.store import Store
 from train.mesh import batch_layout
+
+# Of malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 Batch = dict[str, Any]
 """`frames`: by ERA5 name [sample, frame, (level,) 2, latitude, longitude], latitudes in
@@ -136,6 +140,19 @@ class Windows:
         }
 
 
+@functools.cache
+def keep_freed_memory() -> None:
+    """Lets this process reuse the memory of old batches for new ones.
+
+    Else glibc returns it to the kernel, and to get it back, page by page, takes longer
+    than to decode what is read into it. Does nothing with another allocator's library.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, -1)  # never
+
+
 class BatchReader:
     """Reads this process's part of a global batch and makes global arrays of it."""
 
@@ -190,6 +207,7 @@ class Loader:
             raise UserError(
                 f"train.batch={batch} is more than the {len(windows)} windows there are"
             )
+        keep_freed_memory()
         self._reader = BatchReader(windows, mesh, batch)
         dataset = (
             grain.MapDataset.range(len(windows))
