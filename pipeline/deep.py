@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from pipeline import checks
-from pipeline.errors import UserError
 from pipeline.files import Folder
 from pipeline.layout import store_files
 from pipeline.plan import Plan
@@ -89,7 +88,7 @@ def _statistics(folder: Folder, plan: Plan) -> dict[str, Any]:
             faults.append(f"{STATISTICS_FILE} is not that of the moments of shards")
         for array in plan.arrays:
             faults += _wrong_moments(folder, plan, array, plan.shards(array) // 2)
-    except (UserError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         faults.append(f"cannot be compared: {error!r}")
     return _result("statistics", of, faults)
 
