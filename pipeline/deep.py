@@ -18,7 +18,7 @@ from pipeline.statistics import (
 )
 from pipeline.store import Store, group_attributes
 from pipeline.variables import VARIABLES
-from pipeline.writer import STATISTICS_FILE, Item, find_damage
+from pipeline.writer import STATISTICS_FILE, Item, find_damage, read_markers
 
 # Runs of times that are looked at, evenly spread, and how long they are.
 _RUNS, _RUN_STEPS = 4, 8
@@ -51,7 +51,10 @@ def deep_checks(
             sound.add(item)
         else:
             damage.append(line)
-    results = [_result("objects", f"bytes of {len(items)} shards", faults=damage)]
+    results = [
+        _result("objects", f"bytes of {len(items)} shards", faults=damage),
+        _conservation(folder, items),
+    ]
     if finished and not faults:
         results.append(_metadata(folder, plan))
         if not damage:
@@ -65,6 +68,14 @@ def _result(
     faults, notes = faults or [], notes or []
     ok = not faults and not notes
     return {"name": name, "of": of, "ok": ok, "faults": faults, "notes": notes}
+
+
+def _conservation(folder: Folder, items: list[Item]) -> dict[str, Any]:
+    """What regridding changed of area means, as it noted then; it refuses 1e-6."""
+    markers = read_markers(folder, items).values()
+    noted = [m.residual for m in markers if m is not None and m.residual is not None]
+    of = f"area means kept to {max(noted, default=0):.0e} in {len(noted)} shards"
+    return _result("conservation", of)
 
 
 def _metadata(folder: Folder, plan: Plan) -> dict[str, Any]:

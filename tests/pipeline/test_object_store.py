@@ -55,7 +55,9 @@ def run(store, arguments):
     return done.stdout
 
 
-@pytest.mark.parametrize("layout", ["variables", "stacked"])
+@pytest.mark.parametrize(
+    "layout", ["variables", pytest.param("stacked", marks=pytest.mark.slow)]
+)
 def test_from_and_to_an_object_store(source, tmp_path, layout):
     """Some requests fail, and a run is killed: the bytes are those of a local store."""
     preprocess(**options(source, tmp_path / "local", layout=layout))
