@@ -100,6 +100,51 @@ def _dycore(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _preprocess(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--grids",
+        default="TL63,TL127",
+        help="the first is made alone, then all from one reading (default TL63,TL127)",
+    )
+    parser.add_argument(
+        "--steps", type=int, default=16, help="times of the source (default 16)"
+    )
+    parser.add_argument(
+        "--degrees",
+        type=float,
+        default=0.25,
+        help="between points of the source (default 0.25, as ERA5)",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="to take medians of (default 3)"
+    )
+    parser.add_argument(
+        "--folder",
+        help="where the source is made, and kept for the next time (default: a "
+        "temporary folder; 2 GB at 0.25 degrees)",
+    )
+
+
+def _store(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--grid", default="TL63,TL127", help="one or more (default TL63,TL127)"
+    )
+    parser.add_argument(
+        "--frames", type=int, help="in the store (default: 1 GB of them, at least 64)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=15, help="to take medians of (default 15)"
+    )
+    parser.add_argument(
+        "--object_store",
+        action="store_true",
+        help="read the first grid from a stand-in object store too",
+    )
+    parser.add_argument(
+        "--folder", help="for 13 GB of temporary files (default: the system's)"
+    )
+
+
 BENCHMARKS = {
     "baroclinic_wave": (
         "the baroclinic wave of Jablonowski and Williamson: pressure and pictures",
@@ -112,5 +157,13 @@ BENCHMARKS = {
     "dycore": (
         "one step of the core by the TPU compiler, on any mesh; dinosaur beside it",
         _dycore,
+    ),
+    "preprocess": (
+        "preprocessing of an ERA5-sized source; dinosaur in xarray-beam beside it",
+        _preprocess,
+    ),
+    "store": (
+        "reading windows as training does; other formats and libraries beside it",
+        _store,
     ),
 }
