@@ -37,11 +37,7 @@ _NO_STATISTICS: dict[str, Any] = {"variables": {}, "constant": {}}
 _RUN_FILE = re.compile(r"_build/runs/[^.]+\.[^.]+\.json")
 
 _RUN_AGAIN = "run the same `podgcm preprocess` command again, to complete or mend it"
-_REPAIR = "run the same `podgcm preprocess` command with --repair, to mend shards"
-_ANEW = (
-    "delete _build/READY and _build/moments, and run the same `podgcm preprocess` "
-    "command again, to make statistics and metadata anew"
-)
+_REPAIR = "run the same `podgcm preprocess` command with --repair, to mend it"
 _COPY_PLAN = f"copy _build/READY to {PLAN_FILE}: it holds the same plan"
 
 
@@ -76,16 +72,16 @@ def describe(path: str | os.PathLike[str], deep: bool = False) -> dict[str, Any]
     else:
         if finished != plan:
             found.add([_extension(plan, finished)], _RUN_AGAIN)
-        found.add(_not_as_marked(folder, finished, markers), _ANEW)
-        found.add(_missing_files(folder, finished), _ANEW)
+        found.add(_not_as_marked(folder, finished, markers), _REPAIR)
+        found.add(_missing_files(folder, finished), _REPAIR)
         statistics, fault = _statistics(folder, plan, finished)
-        found.add([fault] if fault else [], _ANEW)
+        found.add([fault] if fault else [], _REPAIR)
     checks = []
     if deep:
         checks = deep_checks(folder, plan, unfinished, finished == plan)
     for check in checks:
         lines = [f"{check['name']}: {fault}" for fault in check["faults"]]
-        found.add(lines, _REPAIR if check["name"] == "objects" else _ANEW)
+        found.add(lines, _REPAIR)
 
     arrays = _arrays(plan, unfinished, markers)
     total = {
@@ -161,7 +157,7 @@ def _plans(folder: Folder, found: _Found) -> tuple[Plan, Plan | None]:
         if content is not None:
             finished = Plan.from_json(content, f"{folder}/{READY_FILE}")
     except UserError as error:
-        found.add([str(error)], _ANEW)
+        found.add([str(error)], _REPAIR)
     try:
         return Plan.load(folder), finished
     except UserError as error:

@@ -86,7 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--repair",
         action="store_true",
-        help="read all shards, and make those anew whose bytes are not those written",
+        help="read all shards, and make those anew whose bytes are not those written; "
+        "statistics and metadata too",
     )
     add(
         "--dry_run",
@@ -181,9 +182,18 @@ def _run(
     if part is not None:
         _say(f"part {part} is done; when all are, run the same without --part")
         return targets
-    if not items and all(is_finished(Folder(a), plan) for a, plan in targets):
+    if (
+        not items
+        and not repair
+        and all(
+            is_finished(Folder(a), plan, group_attributes(plan)) for a, plan in targets
+        )
+    ):
         _say(f"{output} is finished already")
         return targets
+    if repair:
+        for address, _ in targets:
+            _forget_moments(Folder(address))
     _say("computing statistics")
     pipeline = beam.Pipeline(options=options)
     statistics_chain(pipeline, targets)
@@ -194,6 +204,11 @@ def _run(
         finish(folder, plan, group_attributes(plan))
         open_store(address)
     return targets
+
+
+def _forget_moments(folder: Folder) -> None:
+    for name in folder.names("_build/moments"):
+        folder.delete(name)
 
 
 def shards_chain(

@@ -189,8 +189,10 @@ class WriteShards(beam.DoFn):
           before, after: [level, latitude, longitude] by target, at this time and the
             last.
         """
+        if not before:
+            return
         times = self._plan.times[[index - 1, index]]
-        if not before or times[1] - times[0] > LONGEST_STEP:
+        if times[1] - times[0] > LONGEST_STEP:
             return
         for target in sorted(before.keys() & after.keys())[:1]:  # One tells of all.
             some = slice(None, None, -(-len(after[target]) // _LEVELS_COMPARED))

@@ -159,8 +159,11 @@ def saved_moments(
     """`shard_moments`, from a file if they were computed before from the same bytes."""
     name = _moments_file(array, shard)
     key = _key(folder, plan, array, shard)
-    known = folder.read_json(name)
-    if known is not None and known["key"] == key:
+    try:
+        known = folder.read_json(name)
+    except UserError:  # damaged
+        known = None
+    if known is not None and known.get("key") == key:
         return _parse(known)
     moments = shard_moments(Store(folder.address, plan), array, shard)
     listed = {

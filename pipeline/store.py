@@ -52,11 +52,11 @@ def open_store(path: str | os.PathLike[str]) -> "Store":
             "or see `podgcm inspect`"
         )
     plan = Plan.from_json(ready, f"{path}/{READY_FILE}")
-    fault = _missing(folder, plan, ready["objects"])
+    fault = _missing(folder, plan, ready.get("objects", {}))
     if fault is not None:
         raise DamagedStoreError(
-            f"{path}: {fault}; run the same `podgcm preprocess` command again to mend "
-            "it, and see `podgcm inspect`"
+            f"{path}: {fault}; run the same `podgcm preprocess` command again with "
+            "--repair, and see `podgcm inspect`"
         )
     return Store(folder.address, plan)
 
@@ -64,6 +64,8 @@ def open_store(path: str | os.PathLike[str]) -> "Store":
 def _missing(folder: Folder, plan: Plan, objects: dict[str, list]) -> str | None:
     """The first object that is not there as it was written."""
     for array in plan.arrays:
+        if len(objects.get(array, ())) != plan.shards(array):
+            return f"{READY_FILE} does not name the shards of {array}"
         found = folder.sizes(f"{array}/c")
         for shard, (size, _) in enumerate(objects[array]):
             name = shard_name(plan, array, shard)

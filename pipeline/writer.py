@@ -216,10 +216,16 @@ def finish(folder: Folder, plan: Plan, group_attributes: dict[str, Any]) -> None
     folder.sweep()
 
 
-def is_finished(folder: Folder, plan: Plan) -> bool:
-    """Whether the store was finished with this plan."""
-    ready = folder.read_json(READY_FILE)
-    return ready is not None and Plan.from_json(ready, READY_FILE) == plan
+def is_finished(folder: Folder, plan: Plan, group_attributes: dict[str, Any]) -> bool:
+    """Whether `finish` was through with this plan, and what it wrote is still there."""
+    try:
+        ready = folder.read_json(READY_FILE)
+        if ready is None or Plan.from_json(ready, READY_FILE) != plan:
+            return False
+    except UserError:  # damaged
+        return False
+    files = store_files(plan, group_attributes)
+    return folder.exists(STATISTICS_FILE) and folder.read_many(files) == files
 
 
 def ready_content(folder: Folder, plan: Plan) -> dict[str, Any]:

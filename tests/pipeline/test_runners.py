@@ -58,17 +58,21 @@ def content(path):
 
 
 def start(source, output, *flags):
-    """`podgcm preprocess` as a process, the first of a group of its own."""
+    """`podgcm preprocess` as a process, the first of a group of its own.
+
+    Its messages go into a file beside the output.
+    """
     own = [f"--{key}={value}" for key, value in options(source, output).items()]
-    return subprocess.Popen(
-        [sys.executable, "-m", "launch.cli", "preprocess", *own, *flags],
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    with open(f"{output}.log", "w") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "launch.cli", "preprocess", *own, *flags],
+            stderr=log,
+            start_new_session=True,
+        )
 
 
-def finish(process):
-    assert process.wait() == 0
+def finish(process, output):
+    assert process.wait() == 0, Path(f"{output}.log").read_text()
 
 
 # --- runners ------------------------------------------------------------------------
@@ -95,7 +99,7 @@ def test_direct_runner_stays_in_this_process(
 @pytest.mark.parametrize("mode", ["multi_processing", "multi_threading"])
 def test_local_workers(source, expected, tmp_path, mode):
     flags = ["--", f"--direct_running_mode={mode}", "--direct_num_workers=2"]
-    finish(start(source, tmp_path / "store", *flags))
+    finish(start(source, tmp_path / "store", *flags), tmp_path / "store")
     assert content(tmp_path / "store") == expected
 
 
@@ -257,7 +261,7 @@ def kill_worker(source, output, expected, moment):
     ]
     if workers:
         workers[files % len(workers)].kill()
-    finish(process)
+    finish(process, output)
     check_untouched(output, before, expected)
     return bool(workers)
 
