@@ -32,7 +32,8 @@ def test_figures(capsys):
     figures = json.loads(out)
     ours, judge = figures["ours"]["15@32x16"], figures["judge"]["15@32x16"]
     ratios = figures["ratio"]["15@32x16"]
-    assert set(ratios) == {"fastest_compressed", *judge["samples_per_second"]}
+    assert set(ratios) == set(judge)
+    assert set(judge["xarray_zarr_sharded"]) <= set(ours)
     assert ratios["fastest_compressed"] == ratios[judge["fastest_compressed"]]
     assert not judge["fastest_compressed"].endswith("uncompressed")
     assert 0.5 < ours["stored_ratio"] < 1
