@@ -37,6 +37,9 @@ from train.mesh import MeshShape, make_mesh
 
 FRAMES = 13  # of a window
 BATCH = 8
+BATCH_BYTES = 1e9
+"""A batch of the loader holds fewer windows if they are larger: it keeps several."""
+
 PARTS = (1, 2, 4)
 """Into how many parts mirror pairs are split between processes."""
 
@@ -154,7 +157,12 @@ def stored_ratio(store: Store) -> float:
         f for a in store.plan.arrays for f in pathlib.Path(store.path, a).glob("c/**/*")
     ]
     stored = sum(file.stat().st_size for file in files if file.is_file())
-    return stored / sum(4 * np.prod(store.plan.shape(a)) for a in store.plan.arrays)
+    return stored / (4 * len(store.times) * _values(store.plan))
+
+
+def _values(plan: Plan) -> int:
+    """Number of values of one time."""
+    return int(sum(np.prod(plan.shape(array)[1:]) for array in plan.arrays))
 
 
 def read_parts(store: Store, parts: int) -> dict[str, float]:
@@ -167,10 +175,7 @@ def read_parts(store: Store, parts: int) -> dict[str, float]:
     windows = all_windows(store)
     pairs = store.grid.latitudes // 2
     numbers = np.linspace(0, len(windows) - 1, 4).astype(int)
-    wanted = (
-        4 * FRAMES * sum(np.prod(store.plan.shape(a)[1:]) for a in store.plan.arrays)
-    )
-    wanted *= stored_ratio(store) / parts
+    wanted = 4 * FRAMES * _values(store.plan) * stored_ratio(store) / parts
     ratios, requests = [], []
     for part in range(parts):
         before = _file_metrics()
@@ -204,16 +209,18 @@ def load(path: str, plan: Plan) -> dict[str, float]:
     """Batches through the loader of training, and the same reads without it."""
     windows = all_windows(Store(path, plan))
     draw = np.random.default_rng(0)
+    window_bytes = 4 * FRAMES * _values(plan)
+    batch_size = max(1, min(BATCH, int(BATCH_BYTES / window_bytes)))
     before = _peak_memory()
     taken = []
     for _ in range(_LOADED + 1):
-        numbers = draw.integers(0, len(windows), BATCH)
+        numbers = draw.integers(0, len(windows), batch_size)
         start = time.perf_counter()
-        batch = windows.read(numbers)
+        windows.read(numbers)
         taken.append(time.perf_counter() - start)
-    batch_bytes = sum(field.nbytes for field in batch["frames"].values())
+    batch_bytes = batch_size * window_bytes
     without = _peak_memory()
-    loader = Loader(windows, make_mesh(MeshShape()), BATCH, seed=0)
+    loader = Loader(windows, make_mesh(MeshShape()), batch_size, seed=0)
     for _ in range(4):  # what was prefetched while this process had other work
         next(loader)
     start = time.perf_counter()
@@ -221,8 +228,9 @@ def load(path: str, plan: Plan) -> dict[str, float]:
         next(loader)
     seconds = time.perf_counter() - start
     return {
-        "samples_per_second": _LOADED * BATCH / seconds,
-        "samples_per_second_without": BATCH / statistics.median(taken[1:]),
+        "samples_per_second": _LOADED * batch_size / seconds,
+        "samples_per_second_without": batch_size / statistics.median(taken[1:]),
+        "batch": batch_size,
         "batch_bytes": batch_bytes,
         "memory_in_batches": (_peak_memory() - before) / batch_bytes,
         "memory_in_batches_without": (without - before) / batch_bytes,
