@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import pathlib
 import random
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -239,7 +239,9 @@ def load(path: str, plan: Plan) -> dict[str, float]:
 
 def _peak_memory() -> int:
     """Bytes that this process has occupied at most."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # getrusage would count the parent's, from before this process was its own.
+    status = pathlib.Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status)[1])
 
 
 def read_objects(grid: str, frames: int, folder: str | None) -> dict[str, Any]:

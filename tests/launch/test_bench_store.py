@@ -38,6 +38,9 @@ def test_figures(capsys):
     assert not judge["fastest_compressed"].endswith("uncompressed")
     assert 0.5 < ours["stored_ratio"] < 1
     assert ours["loader"]["batch_bytes"] == 4 * 8 * 13 * (7 * 37 + 2) * 16 * 32
+    # The loader holds several batches, which bare reads do not.
+    assert 0.5 < ours["loader"]["memory_in_batches_without"]
+    assert 2 < ours["loader"]["memory_in_batches"]
     for layout, arrays in (("variables", 9), ("stacked", 1)):
         alone, many, *failing = figures["ours"]["object_store"][layout]
         assert alone["windows_in_flight"] == 1 and many["windows_in_flight"] == 8
