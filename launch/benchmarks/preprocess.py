@@ -3,6 +3,8 @@
 Both read the same files by the same runner, each in a process of its own, in turns.
 Their time runs from when all is imported until the last file is written. Ours has the
 checks of all values, the statistics and the markers in it, which the judge has not.
+The judge is set as it is fastest. Ours holds shards in memory until they are written:
+in stores with many times these are up to 150 MB for each grid, and as much encoded.
 """
 
 import argparse
@@ -67,9 +69,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             )
             for settings in judge.SETTINGS
         }
-        tried = time_runs(contestants, source, folder, cases[-1:], 1)
-        seconds = {name: run[_label(grids)]["wall_s"] for name, run in tried.items()}
-        best = min(seconds, key=seconds.__getitem__)
+        once = time_runs(contestants, source, folder, [grids], 1)
+        tried = {settings: runs[_label(grids)] for settings, runs in once.items()}
+        best = min(tried, key=lambda settings: tried[settings]["wall_s"])
         contestants = {"ours": ours, "judge": contestants[best]}
         runs = time_runs(contestants, source, folder, cases, args.rounds)
         parts = split(source, folder, cases[-1])
@@ -80,8 +82,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     return {
         "case": {
-            "what": "regridding of a synthetic source; page cache warm, processes "
-            "alternate, imports are not timed; medians of the rounds",
+            "what": "synthetic source to Gaussian grids; page cache warm, each run in "
+            "a process of its own, in turns, imports not timed; medians of the rounds",
             "source": f"{args.steps} times of {', '.join(VARIABLES_MADE)}; "
             f"{len(PRESSURE_LEVELS)} levels, points {args.degrees:g} degrees apart",
             "source_bytes": size,
@@ -93,7 +95,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             "ratio": "more than 1 is better for ours",
         },
         "ours": figures["ours"] | parts,
-        "judge": figures["judge"] | {"settings": best, "wall_s_of_settings": seconds},
+        "judge": figures["judge"] | {"settings": best, "tried_once": tried},
         "ratio": _ratios(figures["ours"], figures["judge"]),
     }
 

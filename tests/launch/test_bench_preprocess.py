@@ -130,7 +130,8 @@ def test_figures(tmp_path, capsys):
         *("read_and_decode", "check", "regrid", "encode_and_write", "statistics")
     }
     assert ours["limiting"] in ours["split"]
-    assert judge["settings"] in judge["wall_s_of_settings"]
+    seconds = {name: run["wall_s"] for name, run in judge["tried_once"].items()}
+    assert len(seconds) > 1 and judge["settings"] == min(seconds, key=seconds.get)
     # The source is kept, what was made of it is not.
     assert [path.name for path in tmp_path.iterdir()] == ["source_5_2.zarr"]
 
