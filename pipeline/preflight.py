@@ -26,7 +26,7 @@ def check_source(plan: Plan) -> None:
             time = times[0]
         field.variable.check_values(values, times - field.shift, np.array(plan.levels))
         rows = max(1, len(field.latitude) // _LATITUDES)
-        state[name] = values[0, :, ::rows, ::rows]
+        state[name] = values[0, :, ::rows, ::rows].copy()  # not a view of all
     findings = []
     # Static fields of another source may be on another grid.
     for grid in {state[name].shape[-2:] for name in fields}:

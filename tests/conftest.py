@@ -1,4 +1,7 @@
-"""8 virtual CPU devices and float64 for every test; `--slow` runs the slow ones."""
+"""8 virtual CPU devices and float64 for every test.
+
+`--drills` runs those that start and kill many processes too, `--slow` all there are.
+"""
 
 import os
 import pathlib
@@ -17,16 +20,18 @@ jax.config.update("jax_enable_x64", True)
 
 
 def pytest_addoption(parser):
+    parser.addoption("--drills", action="store_true", help="run the drills too")
     parser.addoption("--slow", action="store_true", help="run the slow tests too")
 
 
 def pytest_collection_modifyitems(config, items):
-    if config.getoption("--slow"):
-        return
-    skip = pytest.mark.skip(reason="slow: run with --slow")
+    slow = config.getoption("--slow")
+    run = {"slow": slow, "drill": slow or config.getoption("--drills")}
     for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(skip)
+        for kind in run:
+            if kind in item.keywords and not run[kind]:
+                option = {"slow": "--slow", "drill": "--drills"}[kind]
+                item.add_marker(pytest.mark.skip(reason=f"{kind}: run with {option}"))
 
 
 @pytest.fixture(scope="session")

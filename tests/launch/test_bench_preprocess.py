@@ -15,6 +15,8 @@ from pipeline.preprocess import DEFAULT_RUNNER, preprocess
 from pipeline.regrid import Regridder
 from pipeline.variables import VARIABLES
 
+pytestmark = pytest.mark.drill
+
 GRIDS = ("TL31", "10@36x18")
 
 

@@ -11,6 +11,8 @@ from launch.benchmarks.store_judges import make_judges
 from launch.benchmarks.synthetic_store import make_store
 from model.sphere.grids import fold, unfold
 
+pytestmark = pytest.mark.drill
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):

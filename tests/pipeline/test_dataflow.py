@@ -19,6 +19,8 @@ from pipeline.request import Request, make_plans
 from pipeline.shards import work_items
 from pipeline.variables import MODEL_VARIABLES, PRESSURE_LEVELS, VARIABLES
 
+pytestmark = pytest.mark.drill
+
 beam = pytest.importorskip("apache_beam")
 PROJECT = Path(__file__).parents[2]
 IMAGE = "us-central1-docker.pkg.dev/project/podgcm/worker:0.1.0"

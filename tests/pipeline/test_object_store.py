@@ -12,6 +12,8 @@ from launch.object_store import ObjectStore
 from pipeline.preprocess import preprocess
 from tests.pipeline.test_preprocess import options
 
+pytestmark = pytest.mark.drill
+
 COMPARE = """
 import sys
 from pipeline.files import Folder

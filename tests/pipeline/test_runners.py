@@ -16,6 +16,8 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.preprocess import preprocess
 
+pytestmark = pytest.mark.drill
+
 STEPS = 40
 DRILLS = 4
 SLOW_DRILLS = 20
