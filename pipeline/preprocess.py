@@ -193,7 +193,8 @@ def _run(
         return targets
     if repair:
         for address, _ in targets:
-            _forget_moments(Folder(address))
+            folder = Folder(address)
+            folder.delete_many(folder.names("_build/moments"))
     _say("computing statistics")
     pipeline = beam.Pipeline(options=options)
     statistics_chain(pipeline, targets)
@@ -204,11 +205,6 @@ def _run(
         finish(folder, plan, group_attributes(plan))
         open_store(address)
     return targets
-
-
-def _forget_moments(folder: Folder) -> None:
-    for name in folder.names("_build/moments"):
-        folder.delete(name)
 
 
 def shards_chain(
@@ -336,10 +332,12 @@ def _todo(targets: Sequence[Target], repair: bool) -> list[set[Item]]:
                 if damage is not None:
                     _say(f"{address}: {damage}")
                     faults[item] = damage
-        for item, fault in faults.items():
-            # The last shard of a store that is being extended is whole as it is.
-            if "times" not in fault:
-                folder.delete(marker_name(*item))
+        # The last shard of a store that is being extended is whole as it is; most have
+        # no marker yet.
+        condemned = [
+            i for i, f in faults.items() if not f.endswith((" times", " done"))
+        ]
+        folder.delete_many(marker_name(*item) for item in condemned)
         total = len(plan.items())
         _say(f"{address}: {total - len(faults)} of {total} shards are done")
         todo.append(set(faults))
