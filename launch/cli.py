@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from launch import virtual_devices
 from pipeline.errors import UserError
+from train import exit_codes
 
 
 def _sample(parser: argparse.ArgumentParser) -> None:
@@ -268,7 +269,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs a command; exits with 0 on success, 1 on a user's mistake, 2 on usage."""
+    """Runs a command; exits as `train.exit_codes` says."""
     args = parse(sys.argv[1:] if argv is None else argv)
     virtual_devices.prepare()
     try:
@@ -279,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = 1
     except UserError as error:
         print(f"podgcm {args.command}: {error}", file=sys.stderr)
-        code = 1
+        code = exit_codes.USER_ERROR
     except KeyboardInterrupt:
         print(f"podgcm {args.command}: interrupted", file=sys.stderr)
         code = 130

@@ -150,7 +150,7 @@ def test_mistakes_are_told(flag, told, capsys):
     pytest.importorskip("dinosaur", reason="needs the extra `judges`")
     with pytest.raises(SystemExit) as ended:
         main(["bench", "preprocess", flag])
-    assert ended.value.code == 1
+    assert ended.value.code == 2
     assert told in capsys.readouterr().err
 
 

@@ -63,7 +63,7 @@ def test_figures(capsys):
 )
 def test_mistakes_are_told(capsys, option, message):
     code, _, err = run(capsys, option)
-    assert code == 1 and message in err and err.count("\n") == 1
+    assert code == 2 and message in err and err.count("\n") == 1
 
 
 def test_all_judges_read_the_same_values(store, tmp_path):
