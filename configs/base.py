@@ -30,7 +30,8 @@ def get_config() -> ConfigDict:
     config.model.blocks = 2
     config.model.hidden_layers = 1  # in each block
 
-    config.mesh = ConfigDict()  # number of devices along each axis
+    # Number of devices along each axis; one may be -1, for all that the others leave.
+    config.mesh = ConfigDict()
     config.mesh.data = 1
     config.mesh.ensemble = 1
     config.mesh.level = 1

@@ -5,6 +5,11 @@ Axes: `data` and `ensemble` (samples of a batch, for this model has one member),
 are split by sample, latitude pairs over `lat` and longitudes over `level`, whole
 columns everywhere. Parameters, their average and the optimizer's state are replicated,
 or split by a table of rules.
+
+On a TPU, axes are placed on the torus of the slice by how much they exchange: `lat`
+first, on neighbours, then `level`, on a ring where one is left, `data` on the rest.
+Between slices, over the data-centre network, and between processes on CPUs goes
+`data` before all others.
 """
 
 import dataclasses
@@ -14,6 +19,7 @@ from typing import TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -31,19 +37,47 @@ decides; an array that none matches is replicated."""
 
 @dataclasses.dataclass(frozen=True)
 class MeshShape:
-    """Number of devices along each axis of the mesh."""
+    """Number of devices along each axis of the mesh; -1 for what the others leave."""
 
     data: int = 1
     ensemble: int = 1
     level: int = 1
     lat: int = 1
 
+    def filled(self, devices: int) -> "MeshShape":
+        """This shape, with the devices that the others leave along an axis of -1.
+
+        Without such an axis it is this shape, whether or not that uses all devices.
+
+        Raises:
+          UserError: if there are two such axes, or the others do not divide `devices`.
+        """
+        sizes = dataclasses.asdict(self)
+        unknown = [axis for axis, size in sizes.items() if size == -1]
+        if not unknown:
+            return self
+        others = {axis: n for axis, n in sizes.items() if n not in (-1, 1)}
+        if len(unknown) > 1:
+            raise UserError(
+                f"mesh.{' and mesh.'.join(unknown)} are -1: only one axis can take the "
+                "devices that the others leave"
+            )
+        for axis, size in others.items():
+            _check_size(axis, size)
+        product = int(np.prod(list(others.values()), dtype=int))
+        if devices % product:
+            raise UserError(
+                f"mesh.{unknown[0]}=-1 cannot take what the other axes leave: their "
+                f"product, {' * '.join(f'{a}={n}' for a, n in others.items())}, does "
+                f"not divide the number of devices ({devices})"
+            )
+        return dataclasses.replace(self, **{unknown[0]: devices // product})
+
     def check(self, spec: ModelSpec, batch: int) -> None:
         """Raises UserError where this mesh does not fit the model or the batch."""
         sizes = dataclasses.asdict(self)
         for axis, size in sizes.items():
-            if size < 1:
-                raise UserError(f"mesh.{axis}={size} must be at least 1")
+            _check_size(axis, size)
         if batch < 1:
             raise UserError(f"train.batch={batch} must be at least 1")
         if batch % (self.data * self.ensemble):
@@ -78,18 +112,34 @@ class MeshShape:
                     )
 
 
+def _check_size(axis: str, size: int) -> None:
+    if size < 1:
+        raise UserError(
+            f"mesh.{axis}={size} must be at least 1, or -1 on one axis for the devices "
+            "that the others leave"
+        )
+
+
 def _divisors(number: int) -> str:
     return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)
 
 
 def make_mesh(shape: MeshShape, devices: Sequence | None = None) -> Mesh:
-    """A mesh of the first of `devices` (default: all of JAX's), with automatic axes.
+    """A mesh of `devices` (default: all of JAX's), with automatic axes.
+
+    Of the devices of a single process, the first are taken if it needs fewer.
+
+    Args:
+      shape: its axis of -1, if there is one, is filled.
+      devices: of one or more slices, all of them.
 
     Raises:
-      UserError: if there are fewer devices than the mesh needs.
+      UserError: if there are fewer devices than the mesh needs, devices of several
+        processes would be left idle, or slices do not divide `data`.
     """
-    sizes = tuple(getattr(shape, axis) for axis in AXES)
     devices = jax.devices() if devices is None else devices
+    shape = shape.filled(len(devices))
+    sizes = tuple(getattr(shape, axis) for axis in AXES)
     needed = int(np.prod(sizes))
     if needed > len(devices):
         raise UserError(
@@ -97,7 +147,42 @@ def make_mesh(shape: MeshShape, devices: Sequence | None = None) -> Mesh:
             f"here are {len(devices)}: set mesh.* to fit, or, on CPUs, "
             f"JAX_NUM_CPU_DEVICES={needed}"
         )
-    return Mesh(np.array(devices[:needed]).reshape(sizes), AXES)
+    processes = len({device.process_index for device in devices})
+    if needed < len(devices) and processes > 1:
+        raise UserError(
+            f"the mesh {dict(zip(AXES, sizes, strict=True))} uses {needed} of the "
+            f"{len(devices)} devices of {processes} processes: set mesh.* to use all, "
+            "such as by mesh.data=-1"
+        )
+    if needed == len(devices) and devices[0].platform == "tpu":
+        return Mesh(_on_torus(sizes, devices), AXES)
+    in_order = sorted(devices, key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(in_order[:needed]).reshape(sizes), AXES)
+
+
+def _on_torus(sizes: tuple[int, ...], devices: Sequence) -> np.ndarray:
+    """All chips of TPU slices as an array of `sizes`, of `AXES`.
+
+    `AXES` are in the order of what they exchange, least first, as JAX wants it.
+    """
+    # Devices of a single slice need not know of slices.
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if sizes[0] % slices:
+        raise UserError(
+            f"mesh.data={sizes[0]} is not a multiple of the {slices} slices: only "
+            "`data` spans slices, whose network is slow"
+        )
+    # A physical axis may be split where no mesh axis fills it.
+    if slices == 1:
+        return mesh_utils.create_device_mesh(
+            sizes, devices, allow_split_physical_axes=True
+        )
+    return mesh_utils.create_hybrid_device_mesh(
+        (sizes[0] // slices, *sizes[1:]),
+        (slices, *[1] * len(sizes[1:])),
+        devices,
+        allow_split_physical_axes=True,
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -69,12 +69,14 @@ def parse_mesh(text: str, axes: Sequence[str]) -> dict[str, int]:
     return sizes
 
 
-def devices(topology: str) -> Sequence:
-    """The devices of a slice, one for each chip.
+def devices(topology: str, slices: int = 1) -> Sequence:
+    """The devices of one or more equal slices, one for each chip.
 
     Raises:
       UserError: if there is no such slice, or no compiler for it.
     """
+    if slices < 1:
+        raise UserError(f"--slices={slices} must be at least 1")
     name = chip_name(topology)
     try:
         import libtpu  # noqa: F401, the compiler
@@ -87,6 +89,8 @@ def devices(topology: str) -> Sequence:
 
     # On v4 the two cores of a chip can be one device, as they always are on v5p.
     options = {"chip_config_name": "megacore"} if name == "v4" else {}
+    if slices > 1:
+        options["num_slices"] = slices
     try:
         found = topologies.get_topology_desc(
             platform="tpu", topology_name=topology, **options
