@@ -20,6 +20,7 @@ import tensorstore as ts
 
 from launch import object_store
 from launch.object_store import ObjectStore, Statistics
+from launch.object_store.__main__ import main
 from pipeline.errors import UserError
 from pipeline.files import Folder
 
@@ -363,6 +364,8 @@ def test_statistics_are_exact(store, folder):
         "put": 2,
         "list": 1,
         "delete": 1,
+        "begin": 0,
+        "move": 0,
         "failed": 0,
         "bytes_sent": 7,
         "bytes_received": 8,
@@ -418,17 +421,18 @@ def test_folder_is_served_and_never_changed(tmp_path, enter):
     "method, path, status",
     [
         ("GET", "/", 404),
-        ("GET", "/storage/v1/b/bucket/o?delimiter=%2F", 400),
+        ("GET", "/storage/v1/b/bucket/o?versions=true", 400),
         ("GET", "/storage/v1/b/bucket/o?maxResults=0", 400),
         ("GET", "/storage/v1/b/bucket/o?pageToken=%21", 400),
         ("GET", "/storage/v1/b/bucket/o/a?ifGenerationMatch=x", 400),
         ("GET", "/storage/v1/b/bucket/o/a?ifGenerationMatch=5", 412),
         ("POST", "/storage/v1/b/bucket/o?uploadType=media&name=a", 404),
-        ("POST", "/upload/storage/v1/b/bucket/o?uploadType=resumable&name=a", 400),
+        ("POST", "/upload/storage/v1/b/bucket/o?uploadType=other&name=a", 400),
         ("POST", "/upload/storage/v1/b/bucket/o?uploadType=media", 400),
         ("DELETE", "/storage/v1/b/bucket/o/a", 404),
         ("DELETE", "/storage/v1/b/bucket/o", 404),
-        ("PUT", "/storage/v1/b/bucket/o/a", 501),
+        ("PUT", "/storage/v1/b/bucket/o/a", 404),
+        ("PATCH", "/storage/v1/b/bucket/o/a", 501),
     ],
 )
 def test_what_is_not_served_is_told(store, method, path, status):
@@ -480,7 +484,7 @@ def test_settings_by_http(store):
 def test_process_serves_other_processes(tmp_path):
     (tmp_path / "a").write_bytes(b"from the folder")
     command = [sys.executable, "-m", "launch.object_store", f"--folder={tmp_path}"]
-    root = pathlib.Path(object_store.__file__).parents[1]
+    root = pathlib.Path(object_store.__file__).parents[2]
     with subprocess.Popen(
         command, cwd=root, stdout=subprocess.PIPE, text=True
     ) as server:
@@ -506,7 +510,7 @@ def test_process_serves_other_processes(tmp_path):
 
 
 def test_process_tells_mistakes_in_one_line(capsys):
-    assert object_store.main(["--latency=-1"]) == 1
+    assert main(["--latency=-1"]) == 1
     assert (
         capsys.readouterr().err == "object_store: latency is -1.0 s: give 0 or more\n"
     )
