@@ -56,7 +56,7 @@ start() {
     >>log 2>&1 </dev/null &
   for _ in $(seq 50); do # until the lock is taken, for `status`
     ! locked && [ ! -e code ] || return 0
-    sleep 0.1
+    sleep 0.05
   done
 }
 
@@ -69,7 +69,10 @@ loop() {
   export PATH="$folder/venv/bin:$PATH"
   if [ -d "$source_folder" ]; then cd "$source_folder"; fi
   trap 'stopped=1 signalled=1; [ -z "$child" ] || kill -TERM "$child" || true' TERM
-  (cd "$folder" && while sleep "$every"; do copy_log "$logs"; done) 9>&- &
+  ( # as long as the loop lives
+    cd "$folder"
+    while sleep "$every" && kill -0 $$ 2>/dev/null; do copy_log "$logs"; done
+  ) 9>&- &
   local copier=$!
   while true; do
     attempt=$((attempt + 1))

@@ -1,0 +1,336 @@
+"""`podgcm launch tpu`, against a stand-in for the cloud whose hosts are real shells."""
+
+import os
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+from launch import cli
+from launch.cloud import commands, supervise, tpu
+from tests.launch.stand_in_gcloud import Cloud
+
+COMMAND = ["--", "train", "--config=c.py", "--config.seed=3", "--workdir=gs://b/run"]
+UP = ("PROVISIONING", "ACTIVE")
+ONE = (("0",),)  # host, whose first try finishes
+WAITING = (("wait",),)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.05)))
+
+
+@pytest.fixture
+def cloud(tmp_path, monkeypatch):
+    """Makes the cloud of a test."""
+    clouds = []
+
+    def make(**script) -> Cloud:
+        if len(script.get("exits", ONE)[-1]) == 2:
+            script["accelerator_type"] = "v5p-16"
+        clouds.append(Cloud(tmp_path / "cloud", **script))
+        monkeypatch.setenv("PATH", f"{tmp_path}/cloud/bin:{os.environ['PATH']}")
+        archive = tmp_path / "cloud/buckets/source.tar.gz"
+        archive.parent.mkdir()
+        with tarfile.open(archive, "w:gz") as tar:
+            for name in ("constraints.txt", "launch/cloud/worker.sh"):
+                tar.add(tpu.PROJECT / name, name)
+        return clouds[0]
+
+    yield make
+    for made in clouds:
+        made.shut_down()
+
+
+def launch(action: str, *flags: str) -> int:
+    """Runs `podgcm launch tpu`; its exit code."""
+    if action in ("run", "create"):
+        flags = ("--topology=v5p:2x2x1", *flags)
+    if action in ("run", "start"):
+        flags = ("--source=gs://source.tar.gz", *flags)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["launch", "tpu", action, "--name=era5", "--zone=z-a", *flags])
+    return end.value.code
+
+
+def run(*flags: str) -> int:
+    return launch("run", *flags, *COMMAND)
+
+
+def test_from_nothing_to_finished(cloud, capsys):
+    made = cloud(states=((), UP), exits=((), (("75", "1", "0"), ("0",))))
+    source = [f"--source={tpu.PROJECT}"]
+    assert run(*source, "--topology=v5p:2x2x2", "--spot", "--env=A=b c") == 0
+    calls = made.calls()
+    assert calls[:5] == ["describe", "create", *["describe"] * 2, "storage"]
+    # Both hosts take the archive.
+    assert calls[5:9] == ["install", *["storage"] * 2, "start"]
+    assert calls[-4:] == ["describe", "status", "log", "delete"]
+    output = capsys.readouterr().out
+    assert "era5: PROVISIONING" in output
+    logs = sorted((made.folder / "buckets/b/run/logs").iterdir())
+    assert [log.name for log in logs] == [f"host-1-{n}.log" for n in range(2)]
+    text = logs[0].read_text()
+    # The host itself ran it again, with the same words.
+    assert (
+        text.count("podgcm train --config=c.py --config.seed=3 --workdir=gs://b/run ->")
+        == 3
+    )
+    assert all(f"exit code {code} after" in text for code in (75, 1, 0))
+    first = (made.folder / "calls.jsonl").read_text().splitlines()[1]
+    for flag in ("--accelerator-type=v5p-16", "--node-id=era5-0", "--spot"):
+        assert flag in first
+
+
+def test_preempted_and_created_again(cloud, capsys):
+    made = cloud(
+        states=((), (*UP, "ACTIVE", "ACTIVE", "SUSPENDED"), UP),
+        exits=((), WAITING, ONE),
+    )
+    assert run() == 0
+    calls = made.calls()
+    assert calls.count("create") == 2 and calls.count("delete") == 2
+    assert "era5 is SUSPENDED (recovery 1 of 20)" in capsys.readouterr().out
+
+
+def test_preempted_in_every_life(cloud, capsys):
+    lost = (*UP, "SUSPENDED")
+    made = cloud(states=((), lost, lost), exits=((), WAITING, WAITING))
+    assert run("--recoveries=1") == 1
+    assert "era5 was lost 2 times; gave up" in capsys.readouterr().err
+    # The last machines are there no more than the cloud says; nothing is hidden.
+    assert made.calls().count("create") == 2
+
+
+def test_saved_at_a_sigterm_that_nobody_here_sent(cloud):
+    """The processes were told before the cloud tells of it."""
+    made = cloud(states=((), UP), exits=((), (("wait", "0"),)))
+    original = tpu.QueuedResource.workers
+    seen = []
+
+    def workers(self):
+        seen.append(1)
+        if len(seen) == 1:
+            for loop in made.folder.glob("hosts/*/podgcm/loop"):
+                os.kill(int(loop.read_text()), 15)
+            time.sleep(0.2)
+        return original(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tpu.QueuedResource, "workers", workers)
+        assert run() == 0
+    assert made.calls().count("start") == 2
+    assert made.calls().count("create") == 1
+
+
+def test_users_mistake_is_not_tried_again(cloud, capsys):
+    made = cloud(exits=((), (("2",), ("wait",))))
+    assert run() == 2
+    calls = made.calls()
+    assert calls.count("start") == 1
+    # The other, which would wait for it, is told to end; the machines stay.
+    assert calls[-1] == "stop"
+    assert "ended with 2; era5 still costs" in capsys.readouterr().out
+    text = (made.folder / "buckets/b/run/logs/host-1-0.log").read_text()
+    assert text.count("-> 2") == 1
+
+
+def test_command_that_always_fails(cloud):
+    made = cloud(exits=((), (("1",),)))
+    assert run("--tries=3") == 1
+    text = (made.folder / "buckets/b/run/logs/host-1-0.log").read_text()
+    assert text.count("-> 1") == 3
+    assert "delete" not in made.calls()
+
+
+def test_ssh_that_fails_once(cloud, capsys):
+    cloud(failures={"worker.sh install": (1, "ssh: connection refused")})
+    assert run() == 0
+    assert "connection refused; trying again" in capsys.readouterr().out
+
+
+def test_ssh_that_always_fails(cloud, capsys):
+    made = cloud(failures={"worker.sh install": (99, "ssh: no route to host")})
+    assert run() == 1
+    assert capsys.readouterr().err == "podgcm launch: gcloud: ssh: no route to host\n"
+    assert made.calls().count("install") == 4
+    assert "delete" not in made.calls()
+
+
+def test_hosts_that_do_not_answer_any_more(cloud, capsys, monkeypatch):
+    monkeypatch.setattr(supervise, "_PATIENCE", 3)
+    made = cloud(failures={"worker.sh status": (99, "ssh: timeout")})
+    assert run() == 1
+    error = capsys.readouterr().err
+    assert "do not answer, although it is ACTIVE; the run may go on" in error
+    # Machines that the cloud calls ACTIVE are never deleted for that.
+    assert "delete" not in made.calls()
+
+
+def test_machines_that_go_while_being_installed(cloud):
+    made = cloud(
+        states=((), (*UP, "SUSPENDED"), UP),
+        exits=((), ONE, ONE),
+        failures={"worker.sh install": (4, "ssh: no route to host")},
+    )
+    assert run() == 0
+    assert made.calls().count("create") == 2
+
+
+def test_deletion_that_fails(cloud, capsys):
+    made = cloud(failures={"delete": (99, "ERROR: (gcloud.x) internal error")})
+    assert run() == 1
+    error = capsys.readouterr().err
+    assert "era5 is not deleted, and costs until it is" in error
+    assert "run: gcloud compute tpus queued-resources delete era5" in error
+    assert error.count("\n") == 1
+    assert made.calls().count("delete") == 6
+
+
+def test_interrupted_watcher_and_the_next_one(cloud, capsys, monkeypatch):
+    made = cloud(exits=((), WAITING))
+    original = tpu.QueuedResource.log
+
+    def interrupt(self, lines):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tpu.QueuedResource, "log", interrupt)
+    assert run() == 130
+    assert "era5 goes on without this" in capsys.readouterr().err
+    assert len(running(made)) == 1
+    # The next one sees how it ends.
+    monkeypatch.setattr(tpu.QueuedResource, "log", original)
+    assert launch("stop") == 0
+    assert launch("watch") == 75
+    for verb in ("create", "install", "start"):
+        assert made.calls().count(verb) == 1
+
+
+def test_attaches_to_a_run(cloud, capsys):
+    made = cloud(exits=((), WAITING))
+    assert launch("create") == 0
+    assert launch("start", *COMMAND) == 0
+    assert len(running(made)) == 1
+    for home in made.folder.glob("hosts/*"):
+        (home / "exits").write_text("wait\n0\n")
+
+    def end_soon(self, lines, original=tpu.QueuedResource.log):
+        for pid in running(made):
+            os.kill(pid, 15)
+        return original(self, lines)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tpu.QueuedResource, "log", end_soon)
+        assert run("--keep") == 0
+    assert "era5 is at it already" in capsys.readouterr().out
+    for verb in ("create", "install", "start"):
+        assert made.calls().count(verb) == 1
+    assert "delete" not in made.calls()
+
+
+def test_one_that_is_there_but_gone(cloud):
+    made = cloud(states=(("SUSPENDED",), UP), exits=((), ONE))
+    assert run() == 0
+    assert made.calls()[:4] == ["describe", "delete", "describe", "create"]
+
+
+def test_watching_what_was_taken_away(cloud, capsys):
+    cloud(states=(("SUSPENDED",),), exits=((),))
+    assert launch("watch") == 75
+    assert "era5 is SUSPENDED" in capsys.readouterr().err
+
+
+def test_stacks_of_a_hang(cloud, capsys):
+    made = cloud(exits=((), WAITING))
+    launch("create")
+    launch("start", *COMMAND)
+    wait_for(lambda: len(logs_with(made, "-> wait")) == 1)
+    assert launch("dump-stacks") == 0
+    wait_for(lambda: len(logs_with(made, "stacks")) == 1)
+    assert launch("profile") == 0
+    assert made.calls()[-1] == "signal"
+
+
+def test_another_command_is_refused(cloud, capsys):
+    cloud(exits=((), WAITING))
+    launch("create")
+    launch("start", *COMMAND)
+    assert launch("start", "--", "train", "--workdir=gs://b/other") == 1
+    error = capsys.readouterr().err
+    assert "another command runs on host-1-0; stop it first" in error
+    assert error.count("\n") == 1
+
+
+def test_dry_run_runs_nothing(cloud, capsys):
+    made = cloud()
+    for action, flags in {
+        "run": ("--slices=2", *COMMAND),
+        "create": (),
+        "start": COMMAND,
+        **{name: () for name in ("watch", "logs", "profile", "dump-stacks")},
+        "stop": (),
+        "delete": (),
+    }.items():
+        assert launch(action, "--dry_run", *flags) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert all(line.startswith(("gcloud ", "tar ", "# ")) for line in lines), lines
+    assert made.calls() == []
+
+
+def test_mistakes(cloud, capsys, monkeypatch):
+    made = cloud()
+    for words, flags in {
+        "there is no such slice": ("--topology=v5e:4x5", *COMMAND),
+        "--workdir=gs://BUCKET/RUN": ("--", "train", "--config=c.py"),
+        "--env=a-b: write NAME=VALUE": ("--env=a-b", *COMMAND),
+        "lacks LICENSE": (f"--source={made.folder}", *COMMAND),
+    }.items():
+        assert launch("run", *flags) == 2
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert launch("watch") == 2
+    assert "gcloud is not installed" in capsys.readouterr().err
+
+
+def test_refusals_are_not_repeated(cloud, capsys):
+    error = "ERROR: (gcloud.create) PERMISSION_DENIED: no\nmore about it"
+    made = cloud(failures={"create": (99, error)})
+    assert run() == 1
+    assert capsys.readouterr().err == (
+        "podgcm launch: gcloud: ERROR: (gcloud.create) PERMISSION_DENIED: no\n"
+    )
+    assert made.calls().count("create") == 1
+
+
+def test_tries_are_positive():
+    with pytest.raises(ValueError, match="tries=0"):
+        commands.Shell(False).run(["true"], tries=0)
+
+
+# --- What the tests above need -------------------------------------------------------
+
+
+def running(made: Cloud) -> list[int]:
+    """Processes of the command."""
+    pids = []
+    for path in made.folder.glob("hosts/*/podgcm/pid"):
+        pid = int(path.read_text())
+        if Path(f"/proc/{pid}").exists():
+            pids.append(pid)
+    return pids
+
+
+def logs_with(made: Cloud, text: str) -> list[Path]:
+    paths = made.folder.glob("hosts/*/podgcm/log")
+    return [path for path in paths if text in path.read_text()]
+
+
+def wait_for(condition) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
