@@ -24,6 +24,9 @@ cd "$folder"
 # The command inherits the lock: as long as either lives, there is no second one.
 locked() { [ -e lock ] && ! flock --nonblock lock true; }
 
+# Of a zombie that nobody waits for there is no command line.
+alive() { grep --quiet --no-messages . "/proc/$1/cmdline"; }
+
 say() { echo "$(date -u +%FT%TZ) worker.sh: $*" >>log; }
 
 copy_log() {
@@ -71,7 +74,7 @@ loop() {
   trap 'stopped=1 signalled=1; [ -z "$child" ] || kill -TERM "$child" || true' TERM
   ( # as long as the loop lives
     cd "$folder"
-    while sleep "$every" && kill -0 $$ 2>/dev/null; do copy_log "$logs"; done
+    while sleep "$every" && alive $$; do copy_log "$logs"; done
   ) 9>&- &
   local copier=$!
   while true; do
@@ -125,7 +128,7 @@ signal() {
 stop() {
   locked || return 0
   touch stopped
-  kill -TERM "$(cat loop)" 2>/dev/null || signal TERM # whose loop was killed
+  if alive "$(cat loop)"; then kill -TERM "$(cat loop)"; else signal TERM; fi
 }
 
 case ${1:-} in
