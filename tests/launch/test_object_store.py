@@ -7,6 +7,7 @@ import select
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 import urllib.error
@@ -237,6 +238,264 @@ def test_lists_tell_sizes_and_generations(store, folder):
     assert headers["x-goog-generation"] == item["generation"]
 
 
+def test_lists_by_prefixes(store):
+    names = ["a", "a/b/c", "a/b/d", "a/e", "a-b/c", "a/", "f//g", "h"]
+    for name in names:
+        store.objects.put("bucket", name, b"")
+
+    def listed(**query):
+        found, token = [], ""
+        while token is not None:
+            asked = urllib.parse.urlencode({**query, "pageToken": token})
+            page = json.loads(http(f"{store.url}/storage/v1/b/bucket/o?{asked}")[2])
+            entries = [item["name"] for item in page["items"]] + page["prefixes"]
+            assert len(entries) <= int(query.get("maxResults", 1000))
+            assert page["kind"] == "storage#objects"
+            found += sorted(entries)
+            token = page.get("nextPageToken")
+        return found
+
+    top = ["a", "a-b/", "a/", "f/", "h"]
+    assert listed(delimiter="/") == top
+    assert listed(delimiter="/", prefix="a") == top[:3]
+    # A folder's own marker is an object in it, as in GCS.
+    assert listed(delimiter="/", prefix="a/") == ["a/", "a/b/", "a/e"]
+    assert listed(delimiter="b/", prefix="a") == ["a", "a-b/", "a/", "a/b/", "a/e"]
+    assert listed(delimiter="/", prefix="f/") == ["f//"]
+    assert listed(delimiter="/", prefix="no") == []
+    # However small the pages are, they tell the same, in order.
+    for size in (1, 2, 3):
+        assert listed(delimiter="/", maxResults=size) == top
+        assert listed(maxResults=size) == sorted(names)
+    assert listed(startOffset="a/b/d", endOffset="h") == ["a/b/d", "a/e", "f//g"]
+
+
+def test_moves(store, folder):
+    folder.write("a", b"1")
+    folder.write("b", b"2")
+    objects = f"{store.url}/storage/v1/b/bucket/o/a%20store%2F"
+    old = json.loads(http(f"{objects}b")[2])["generation"]
+    refused = http(f"{objects}a/moveTo/o/a%20store%2Fb?ifGenerationMatch=0", "POST")
+    assert refused[0] == 412 and folder.read("a") == b"1"
+    status, _, told = http(f"{objects}a/moveTo/o/a%20store%2Fb", "POST", b"")
+    told = json.loads(told)
+    assert (status, told["name"], told["size"]) == (200, "a store/b", "1")
+    assert told["generation"] != old
+    assert folder.names() == ["b"] and folder.read("b") == b"1"
+    assert http(f"{objects}a/moveTo/o/c", "POST")[0] == 404
+    assert http(f"{objects}b/moveTo/o/a%20store%2Fb", "POST")[0] == 400
+    assert store.statistics().move == 4
+
+
+def test_moves_take_turns(store):
+    """Of many who move one object, one succeeds; nothing is lost or doubled."""
+    for i in range(20):
+        store.objects.put("bucket", f"from/{i}", b"%d" % i)
+
+    def move(mover):
+        url = f"{store.url}/storage/v1/b/bucket/o/from%2F"
+        to = f"moveTo/o/{mover}%2F"
+        return [http(f"{url}{i}/{to}{i}", "POST")[0] for i in range(20)]
+
+    with futures.ThreadPoolExecutor(4) as pool:
+        statuses = np.array(list(pool.map(move, range(4))))
+    assert ((statuses == 200).sum(axis=0) == 1).all()
+    assert ((statuses == 404).sum(axis=0) == 3).all()
+    names = store.objects.page("bucket", 100).objects
+    assert sorted(name.split("/")[1] for name in names) == sorted(map(str, range(20)))
+
+
+@pytest.mark.parametrize("line", [b"\n", b"\r\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"\r", b"\r\n\r\n--", b"--b", b"\n--x--\n\n"]
+)
+def test_uploads_with_their_metadata(store, line, content):
+    body = line.join(
+        [
+            b"--b",
+            b"content-type: application/json",
+            b"",
+            b'{"name": "a/\\u00e9"}',
+            b"--b",
+            b"content-type: text/plain",
+            b"",
+            content,
+            b"--b--",
+        ]
+    )
+    url = f"{store.url}/upload/storage/v1/b/bucket/o?uploadType=multipart"
+    content_type = {"Content-Type": 'multipart/related; boundary="b"'}
+    status, _, told = http(url, "POST", body, **content_type)
+    assert (status, json.loads(told)["name"]) == (200, "a/é")
+    assert store.objects.get("bucket", "a/é").content == content
+    assert http(f"{url}&ifGenerationMatch=0", "POST", body, **content_type)[0] == 412
+    for bad in (body[:-4], body[1:], b"", body.replace(b"{", b"["), b"--b--"):
+        assert http(url, "POST", bad, **content_type)[0] == 400
+    assert http(url, "POST", body)[0] == 400
+
+
+def begin_upload(store, query="&name=a", body=b""):
+    url = f"{store.url}/upload/storage/v1/b/bucket/o?uploadType=resumable{query}"
+    status, headers, _ = http(url, "POST", body)
+    assert status == 200
+    return headers["Location"]
+
+
+def send_chunk(location, content_range, chunk=b"", method="PUT"):
+    """Status, and bytes that the server holds or the name of the object."""
+    headers = {"Content-Range": content_range} if content_range else {}
+    status, headers, body = http(location, method, chunk, **headers)
+    if status == 200:
+        return status, json.loads(body)["name"]
+    return status, headers["Range"]
+
+
+def test_resumable_uploads(store):
+    unit = 2**18
+    content = os.urandom(2 * unit + 5)
+    location = begin_upload(store)
+    assert send_chunk(location, "bytes */*") == (308, None)
+    first = f"bytes 0-{unit - 1}/*", content[:unit]
+    assert send_chunk(location, *first) == (308, f"bytes=0-{unit - 1}")
+    # Nothing that does not fit is taken, and nothing is there before all is.
+    for content_range, chunk in [
+        first,
+        (f"bytes {unit}-{unit + 9}/*", bytes(10)),
+        (f"bytes {unit}-{2 * unit - 1}/*", bytes(10)),
+        (f"bytes {unit}-{2 * unit - 1}/{unit}", bytes(unit)),
+        ("bytes */*", b"x"),
+        ("bytes x", b"x"),
+    ]:
+        assert send_chunk(location, content_range, chunk)[0] == 400
+    assert store.objects.find("bucket", "a") is None
+    assert send_chunk(location, "bytes */*") == (308, f"bytes=0-{unit - 1}")
+    last = f"bytes {unit}-{len(content) - 1}/{len(content)}"
+    assert send_chunk(location, last, content[unit:], "POST") == (200, "a")
+    assert store.objects.get("bucket", "a").content == content
+    assert send_chunk(location, "bytes */*")[0] == 404
+    assert store.statistics().begin == 1
+
+    # In one, by the name in the metadata; empty; and onto an object that is there.
+    location = begin_upload(store, "", b'{"name": "b"}')
+    assert send_chunk(location, None, b"whole") == (200, "b")
+    assert store.objects.get("bucket", "b").content == b"whole"
+    assert send_chunk(begin_upload(store, "&name=c"), "bytes */0") == (200, "c")
+    location = begin_upload(store, "&name=b&ifGenerationMatch=0")
+    assert send_chunk(location, None, b"other")[0] == 412
+    assert store.objects.get("bucket", "b").content == b"whole"
+
+    location = begin_upload(store, "&name=d")
+    assert http(location, "DELETE")[0] == 499
+    assert send_chunk(location, None, b"late")[0] == 404
+
+
+def epath_program(store, source, **variables):
+    """Runs a program with `folder`, a path in a bucket; returns what it printed."""
+    preparation = (
+        "import fsspec, warnings\n"
+        "fsspec.config.conf.setdefault('gcs', {})['use_listings_cache'] = False\n"
+        "warnings.simplefilter('ignore')\n"
+        "from etils import epath\n"
+        "folder = epath.Path('gs://bucket/a store')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", preparation + textwrap.dedent(source)],
+        env={**os.environ, **store.environment, **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_paths_of_files(store):
+    pytest.importorskip("gcsfs", reason="needs the extra `cloud`")
+    epath_program(
+        store,
+        """
+        def names(path):
+            return sorted(child.name for child in path.iterdir())
+
+        file = folder / "a b" / "c#%é?.txt"
+        assert not file.exists() and not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        assert not folder.exists()  # there are no folders
+        file.write_text("ä")
+        assert file.read_text() == "ä" and file.stat().length == 2
+        assert file.stat().mtime > 1e9
+        assert file.exists() and file.is_file() and not file.is_dir()
+        assert (folder / "a b").is_dir() and folder.is_dir()
+        file.write_text("")
+        assert file.read_text() == ""
+        big = bytes(range(256)) * (12 << 12)
+        (folder / "big").write_bytes(big)  # in chunks
+        assert (folder / "big").read_bytes() == big
+        assert names(folder) == ["a b", "big"]
+        assert [path.name for path in folder.glob("*/*.txt")] == ["c#%é?.txt"]
+
+        for i in range(30):
+            (folder / "a b" / "many" / f"{i % 3}" / f"{i}").write_text(f"{i}")
+        (folder / "a b" / "many").rename(folder / "moved")
+        assert names(folder / "a b") == ["c#%é?.txt"]
+        assert names(folder / "moved" / "1") == sorted(str(i) for i in range(1, 30, 3))
+        assert (folder / "moved" / "1" / "7").read_text() == "7"
+        (folder / "moved").rmtree()
+        assert names(folder) == ["a b", "big"]
+        (folder / "big").replace(file)
+        assert file.read_bytes() == big
+        file.unlink()
+        assert not folder.exists()
+        try:
+            file.read_text()
+        except FileNotFoundError:
+            pass
+        else:
+            raise AssertionError
+        # A list of more than a page.
+        fs = epath.backend.fsspec_backend.fs(folder)
+        fs.pipe({f"{folder}/{i}": b"" for i in range(1234)})
+        assert len(names(folder)) == 1234
+        """,
+    )
+    assert store.statistics().list > 3
+
+
+def test_paths_do_not_mind_failures(store):
+    pytest.importorskip("gcsfs", reason="needs the extra `cloud`")
+    store.configure(failure_rate=0.2)
+    epath_program(
+        store,
+        """
+        for i in range(4):
+            (folder / f"{i}").write_text(f"{i}")
+            assert (folder / f"{i}").read_text() == f"{i}"
+        (folder / "0").rename(folder / "4")
+        (folder / "1").unlink()
+        assert sorted(x.name for x in folder.iterdir()) == ["2", "3", "4"]
+        """,
+    )
+    assert store.statistics().failed > 0
+
+
+def test_events_of_tensorboard(store):
+    pytest.importorskip("google.cloud.storage", reason="needs the extra `cloud`")
+    epath_program(
+        store,
+        """
+        from google.cloud import storage
+        from tensorboardX import SummaryWriter
+
+        assert not storage.Client().get_bucket("bucket").hierarchical_namespace_enabled
+        with SummaryWriter(f"{folder}/events") as writer:
+            for step in range(300):
+                writer.add_scalar("loss", 1 / (step + 1), step)
+        """,
+    )
+    (events,) = store.objects.page("bucket", 9, prefix="a store/events/").objects
+    assert store.objects.get("bucket", events).content.count(b"loss") == 300
+
+
 def sharded_array(url, context=None):
     """An array of 8 x 6 x 4 float32 in shards of 4 x 6 x 4, chunks of 1 x 6 x 4."""
     spec = {
@@ -325,6 +584,8 @@ def test_requests_wait_all_at_once():
         "get": "GET /storage/v1/b/bucket/o/a",
         "list": "GET /storage/v1/b/bucket/o",
         "put": "POST /upload/storage/v1/b/bucket/o?uploadType=media&name=a",
+        "begin": "POST /upload/storage/v1/b/bucket/o?uploadType=resumable&name=a",
+        "move": "POST /storage/v1/b/bucket/o/a/moveTo/o/b",
         "delete": "DELETE /storage/v1/b/bucket/o/a",
     }
     with ObjectStore(latency=600) as store:
@@ -432,6 +693,13 @@ def test_folder_is_served_and_never_changed(tmp_path, enter):
         ("DELETE", "/storage/v1/b/bucket/o/a", 404),
         ("DELETE", "/storage/v1/b/bucket/o", 404),
         ("PUT", "/storage/v1/b/bucket/o/a", 404),
+        ("GET", "/storage/v1/b/bucket/o/a/b", 404),
+        ("GET", "/storage/v1/b", 404),
+        ("GET", "/storage/v1/b/bucket/o?matchGlob=a", 400),
+        ("POST", "/storage/v1/b/bucket/o/a/copyTo/b/bucket/o/b", 404),
+        ("POST", "/batch/storage/v1", 404),
+        ("PUT", "/upload/storage/v1/b/bucket/o?upload_id=7", 404),
+        ("DELETE", "/upload/storage/v1/b/bucket/o?upload_id=7", 404),
         ("PATCH", "/storage/v1/b/bucket/o/a", 501),
     ],
 )
