@@ -75,11 +75,13 @@ def preprocess(
       flags: further ones of Beam.
 
     Raises:
-      UserError: if workers could not reach the store.
+      UserError: if workers could not reach the store or the temporary files.
     """
     output = next((a for a in arguments if a.startswith("--output=")), "")
     if not output.startswith("--output=gs://"):
         raise UserError("after the lone --, write --output=gs://BUCKET/STORE")
+    if not bucket.startswith("gs://"):
+        raise UserError(f"--bucket={bucket}: write gs://BUCKET/FOLDER")
     if any(a.startswith("--runner") for a in arguments):
         raise UserError("--runner is DataflowRunner here: leave it out")
     return [

@@ -183,7 +183,7 @@ def _pod(pods: Pods) -> dict[str, Any]:
                     }.items()
                 ],
                 "ports": [
-                    {"name": name, "containerPort": port}
+                    {"name": name, "containerPort": port, "protocol": "TCP"}
                     for name, port in _PORTS.items()
                 ],
                 "resources": {"requests": tpus, "limits": tpus},

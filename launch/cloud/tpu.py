@@ -175,7 +175,7 @@ class QueuedResource:
         source = f"{_FOLDER}/source"
         self.ssh(
             f"mkdir -p {source} && "
-            f"gcloud storage cp --quiet {shlex.quote(archive)} {source}.tar.gz && "
+            f"gcloud storage cp {shlex.quote(archive)} {source}.tar.gz --quiet && "
             f"tar -xzf {source}.tar.gz -C {source} && {_WORKER} install"
         )
 
@@ -252,9 +252,9 @@ class QueuedResource:
         which = "all" if everywhere else "0"
         return [
             *self._gcloud("ssh"),
+            *(["--internal-ip"] if self.internal_ip else []),
             *(f"--node={which}", f"--worker={which}"),
             *([f"--batch-size={self.batch_size}"] if everywhere else []),
-            *(["--internal-ip"] if self.internal_ip else []),
             f"--command={command}",
         ]
 
@@ -288,7 +288,7 @@ def upload(shell: Shell, source: str, archive: str) -> None:
             *("--exclude=__pycache__", *SOURCE),
         ]
     )
-    shell.run(["gcloud", "storage", "cp", "--quiet", packed, archive], tries=_API_TRIES)
+    shell.run(["gcloud", "storage", "cp", packed, archive, "--quiet"], tries=_API_TRIES)
 
 
 def firewall_rule(network: str, project: str | None, port: int | None) -> list[str]:

@@ -30,7 +30,7 @@ alive() { grep --quiet --no-messages . "/proc/$1/cmdline"; }
 say() { echo "$(date -u +%FT%TZ) worker.sh: $*" >>log; }
 
 copy_log() {
-  [ -z "$1" ] || gcloud storage cp --quiet log "$1/$(hostname).log" >copy 2>&1 || true
+  [ -z "$1" ] || gcloud storage cp log "$1/$(hostname).log" --quiet >copy 2>&1 || true
 }
 
 install() {

@@ -166,7 +166,7 @@ def _copy(folder: Path, source: str, target: str) -> None:
 def main(folder: Path, args: Sequence[str]) -> int:
     script = _read(folder, "script.json", {})
     with open(folder / "calls.jsonl", "a") as file:
-        if not (args[0] == "storage" and args[3] == "log"):  # copied all the time
+        if not (args[0] == "storage" and args[2] == "log"):  # copied all the time
             file.write(json.dumps(args) + "\n")
     for words, (count, message) in script["failures"].items():
         done = _read(folder, "failed.json", {})
@@ -176,7 +176,7 @@ def main(folder: Path, args: Sequence[str]) -> int:
             print(message, file=sys.stderr)
             return 1
     if args[0] == "storage":
-        _copy(folder, *args[-2:])
+        _copy(folder, *args[2:4])
         return 0
     match args[3]:
         case "create":

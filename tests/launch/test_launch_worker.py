@@ -174,7 +174,7 @@ def test_log_is_copied(host, tmp_path):
     """Also while the command runs; without the bucket it runs all the same."""
     (tmp_path / "bin").mkdir()
     gcloud = tmp_path / "bin/gcloud"
-    gcloud.write_text(f'#!/bin/sh\n[ "$*" != "" ] && cp "$4" {tmp_path}/copied\n')
+    gcloud.write_text(f'#!/bin/sh\n[ "$*" != "" ] && cp "$3" {tmp_path}/copied\n')
     gcloud.chmod(0o755)
     host.env["PATH"] = f"{tmp_path}/bin:{host.env['PATH']}"
     command = host.script("echo hello; sleep 0.5; echo bye; exit 0")
