@@ -212,6 +212,18 @@ def _plan(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _launch(parser: argparse.ArgumentParser) -> None:
+    from launch.cloud.arguments import add_arguments
+
+    add_arguments(parser)
+
+
+def _run_launch(args: argparse.Namespace) -> int:
+    from launch.cloud.arguments import run
+
+    return run(args)
+
+
 def _run_plan(args: argparse.Namespace) -> int:
     from launch.tpu import topology
 
@@ -244,6 +256,7 @@ COMMANDS = {
         _plan,
         _run_plan,
     ),
+    "launch": ("train or preprocess on the cloud", _launch, _run_launch),
     "bench": ("run a benchmark", _bench, _run_bench),
     "evaluate": ("score forecasts against the truth", _evaluate, _run_evaluate),
 }
