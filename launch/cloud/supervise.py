@@ -79,6 +79,7 @@ def wait_until_active(resource: QueuedResource, poll: float) -> None:
 
     Raises:
       CloudError: if there is no such request, or it has failed.
+      Lost: if they were there, and were taken away before anyone looked.
     """
     resource.shell.note(f"until {resource.name} is ACTIVE")
     last = None
@@ -93,8 +94,10 @@ def wait_until_active(resource: QueuedResource, poll: float) -> None:
             last = found.state
         if found.state == "ACTIVE":
             return
-        if found.state in _GONE:
+        if found.state == "FAILED":  # such as for want of quota
             raise CloudError(f"{resource.name} is {_why(found)}")
+        if found.state in _GONE:
+            raise Lost(f"{resource.name} is {_why(found)}")
         time.sleep(poll)
 
 

@@ -96,6 +96,19 @@ def test_preempted_and_created_again(cloud, capsys):
     assert "era5 is SUSPENDED (recovery 1 of 20)" in capsys.readouterr().out
 
 
+def test_preempted_before_anyone_looked(cloud):
+    made = cloud(states=((), ("PROVISIONING", "SUSPENDED"), UP), exits=((), ONE, ONE))
+    assert run() == 0
+    assert made.calls().count("create") == 2
+
+
+def test_request_that_fails(cloud, capsys):
+    made = cloud(states=((), ("PROVISIONING", "FAILED")))
+    assert run() == 1
+    assert capsys.readouterr().err == "podgcm launch: era5 is FAILED\n"
+    assert made.calls().count("create") == 1
+
+
 def test_preempted_in_every_life(cloud, capsys):
     lost = (*UP, "SUSPENDED")
     made = cloud(states=((), lost, lost), exits=((), WAITING, WAITING))
