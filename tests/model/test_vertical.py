@@ -1,5 +1,6 @@
 """Sigma levels and vertical interpolation."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -60,6 +61,43 @@ def test_interpolation_equals_numpy(extrapolation):
             expected[below] += slopes[0] * (x[below] - nodes[0])
             expected[above] += slopes[-1] * (x[above] - nodes[-1])
         np.testing.assert_allclose(ours[f, :, j, i], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("extrapolation", ["constant", "linear"])
+def test_gradients_of_interpolation(extrapolation):
+    """By values the transpose of it, by targets the slope of the segment they are in.
+
+    At a node exactly, that of the segment behind it.
+    """
+    rng = np.random.default_rng(1)
+    nodes = np.sort(rng.uniform(0, 1, 7))
+    values = rng.standard_normal((3, 7, *SHAPE))
+    targets = rng.uniform(-0.3, 1.3, (5, *SHAPE))
+    targets[2, 1] = nodes[3]
+    gradient = rng.standard_normal((3, 5, *SHAPE))
+
+    def interpolate(values, targets):
+        return interpolation.interpolate(
+            values, jnp.asarray(nodes), targets, extrapolation
+        )
+
+    _, backward = jax.vjp(interpolate, jnp.asarray(values), jnp.asarray(targets))
+    for_values, for_targets = backward(gradient)
+    other = rng.standard_normal(values.shape)
+    np.testing.assert_allclose(
+        np.sum(for_values * other),
+        np.sum(gradient * interpolate(jnp.asarray(other), jnp.asarray(targets))),
+        rtol=1e-12,
+    )
+    segment = np.searchsorted(nodes, targets, side="right") - 1
+    slopes = np.diff(values, axis=1) / np.diff(nodes)[:, None, None]
+    if extrapolation == "constant":
+        inside = (segment >= 0) & (segment < 6)
+    else:
+        inside = True
+    slope = np.take_along_axis(slopes, np.clip(segment, 0, 5)[None], axis=1) * inside
+    expected = np.sum(gradient * slope, axis=0)
+    np.testing.assert_allclose(for_targets, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_surface_pressure_is_where_geopotential_meets_the_surface():
