@@ -67,8 +67,22 @@ def get_config() -> ConfigDict:
     config.train.steps = 1000
     config.train.batch = 4  # samples in a step, whatever the mesh
     config.train.log_every = 1  # steps
-    config.train.checkpoint_every = 100
-    config.train.keep_checkpoints = 3
+    config.train.checkpoint_every = 100  # steps
+    config.train.checkpoint_minutes = 15.0  # after so long too; 0: by steps alone
+    config.train.keep_checkpoints = 3  # the newest
+    config.train.keep_every = 0  # and those of multiples of so many steps; 0: no others
     config.train.eval_every = 100
     config.train.eval_batches = 2
+
+    config.run = ConfigDict()  # how it is operated; may change when a run goes on
+    config.run.join_minutes = (
+        15.0  # for all processes to join, or to answer one another
+    )
+    config.run.heartbeat_seconds = 100.0  # a process silent for so long is dead
+    config.run.first_step_minutes = 60.0  # watchdog: until the first step is done
+    config.run.step_minutes = 15.0  # watchdog: for a step or a batch of evaluation
+    config.run.save_minutes = 20.0  # watchdog: for a checkpoint
+    config.run.failed_saves = 2  # in a row that are survived
+    config.run.profile_step = 0  # an xprof profile begins with this step; 0: none
+    config.run.profile_steps = 3  # in a profile, this or one that SIGUSR2 asks for
     return config

@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from launch import virtual_devices
@@ -77,7 +78,9 @@ def _inspect(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_inspect(args: argparse.Namespace) -> int:
-    if os.path.exists(os.path.join(args.path, "config.json")):
+    from train.folder import open_path
+
+    if (open_path(args.path) / "config.json").exists():
         from train.inspect import describe, format_description
 
         if args.deep or args.plot:
@@ -212,6 +215,38 @@ def _plan(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _pod(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--processes", type=int, default=2, help="(default 2)")
+    parser.add_argument(
+        "--devices", type=int, default=1, help="virtual ones of each (default 1)"
+    )
+    parser.add_argument(
+        "--restarts", type=int, default=3, help="at most so many (default 3)"
+    )
+    parser.add_argument(
+        "--delay",
+        type=float,
+        default=1.0,
+        help="seconds before the first restart, doubled for each (default 1)",
+    )
+    parser.add_argument(
+        "--grace",
+        type=float,
+        default=10.0,
+        help="seconds from one process's end until the others are killed (default 10)",
+    )
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="COMMAND",
+        help="after a lone --: a command of podgcm, such as train, or any other",
+    )
+    parser.epilog = (
+        "Exit code: 0 finished, 2 a user's mistake (not tried again), 75 preempted, "
+        "1 failed too often. SIGTERM is passed on: the processes save, and end."
+    )
+
+
 def _launch(parser: argparse.ArgumentParser) -> None:
     from launch.cloud.arguments import add_arguments
 
@@ -222,6 +257,19 @@ def _run_launch(args: argparse.Namespace) -> int:
     from launch.cloud.arguments import run
 
     return run(args)
+
+
+def _run_pod(args: argparse.Namespace) -> int:
+    from launch import pod
+
+    return pod.run(
+        args.words,
+        args.processes,
+        args.devices,
+        args.restarts,
+        args.delay,
+        args.grace,
+    )
 
 
 def _run_plan(args: argparse.Namespace) -> int:
@@ -256,6 +304,7 @@ COMMANDS = {
         _plan,
         _run_plan,
     ),
+    "pod": ("run a command as a pod on this machine", _pod, _run_pod),
     "launch": ("train or preprocess on the cloud", _launch, _run_launch),
     "bench": ("run a benchmark", _bench, _run_bench),
     "evaluate": ("score forecasts against the truth", _evaluate, _run_evaluate),
@@ -273,8 +322,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         command.set_defaults(run=run)
         if name == next((a for a in argv if not a.startswith("-")), None):
             add_arguments(command)
-    overrides = [a.removeprefix("--config.") for a in argv if a.startswith("--config.")]
-    args = parser.parse_args([a for a in argv if not a.startswith("--config.")])
+    # What follows a lone -- is another command's.
+    end = argv.index("--") if "--" in argv else len(argv)
+    own, rest = argv[:end], argv[end:]
+    overrides = [a.removeprefix("--config.") for a in own if a.startswith("--config.")]
+    args = parser.parse_args(
+        [*(a for a in own if not a.startswith("--config.")), *rest]
+    )
     if overrides and args.command not in ("train", "plan"):
         parser.error("--config.* flags are for `podgcm train` and `podgcm plan`")
     args.overrides = overrides
@@ -294,9 +348,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UserError as error:
         print(f"podgcm {args.command}: {error}", file=sys.stderr)
         code = exit_codes.USER_ERROR
+    except exit_codes.Failed as failure:
+        print(f"podgcm {args.command}: {failure}", file=sys.stderr)
+        code = exit_codes.FAILED
+    except exit_codes.Preempted as preempted:
+        print(f"podgcm {args.command}: {preempted}", file=sys.stderr)
+        code = exit_codes.PREEMPTED
     except KeyboardInterrupt:
         print(f"podgcm {args.command}: interrupted", file=sys.stderr)
         code = 130
+    except Exception:
+        traceback.print_exc()
+        code = exit_codes.FAILED
+    if code not in (None, exit_codes.PREEMPTED) and "train.processes" in sys.modules:
+        sys.modules["train.processes"].leave(code)
     sys.exit(code or 0)
 
 

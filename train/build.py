@@ -96,6 +96,36 @@ def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     )
 
 
+def check_run(config: ConfigDict) -> None:
+    """Raises UserError if a duration or a number of `config.run` makes no sense."""
+    run, train = config.run, config.train
+    positive = {
+        "run.join_minutes": run.join_minutes,
+        "run.heartbeat_seconds": run.heartbeat_seconds,
+        "run.first_step_minutes": run.first_step_minutes,
+        "run.step_minutes": run.step_minutes,
+        "run.save_minutes": run.save_minutes,
+        "run.profile_steps": run.profile_steps,
+        "train.checkpoint_every": train.checkpoint_every,
+        "train.eval_every": train.eval_every,
+        "train.eval_batches": train.eval_batches,
+        "train.log_every": train.log_every,
+        "train.keep_checkpoints": train.keep_checkpoints,
+    }
+    others = {
+        "run.failed_saves": run.failed_saves,
+        "run.profile_step": run.profile_step,
+        "train.checkpoint_minutes": train.checkpoint_minutes,
+        "train.keep_every": train.keep_every,
+    }
+    for name, value in positive.items():
+        if value <= 0:
+            raise UserError(f"config.{name}={value} must be more than 0")
+    for name, value in others.items():
+        if value < 0:
+            raise UserError(f"config.{name}={value} must not be negative")
+
+
 def check_rollout(config: ConfigDict) -> None:
     """Raises UserError if frames do not follow one another by whole physics steps."""
     if config.data.frames < 2:

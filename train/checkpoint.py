@@ -1,120 +1,311 @@
 """Checkpoints: everything that a run needs to go on, through Orbax.
 
-A step's folder holds `state` (parameters, average, optimizer, step), `scales`, `data`
-(position of the loader) and `config`. Saving is asynchronous and atomic: a step is
-there whole or not at all.
+A step's folder holds `state` (parameters, average, optimizer, step), `scales`, and
+`record`: the position in the data, the configuration, and digests of all of it. Saving
+is asynchronous and atomic: a step is there whole or not at all. What is read is
+compared with its digests.
 """
 
-import pathlib
+import dataclasses
+import hashlib
+import json
+import logging
+import time
 from typing import Any
 
 import jax
-import optax
+import numpy as np
 import orbax.checkpoint as ocp
-from jax.sharding import Mesh, NamedSharding
+from etils import epath
 
-from model.scales import Scales
-from model.spec import ModelSpec
 from pipeline.errors import UserError
-from train.calibration import abstract_scales
-from train.mesh import Rules, replicated, state_shardings
-from train.step import TrainState, initial_state
+from train import processes
+from train.digests import digests, digests_on_host
+from train.exit_codes import Failed
+from train.folder import open_path
+from train.processes import say
+
+STATE, SCALES, RECORD = "state", "scales", "record"
+
+
+class Damaged(Exception):
+    """A checkpoint is not what was saved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A checkpoint that was read.
+
+    Attributes:
+      step: number of steps taken.
+      state: tree of NumPy arrays, structured as was asked for.
+      scales: the same.
+      record: the JSON that was saved with it.
+    """
+
+    step: int
+    state: Any
+    scales: Any
+    record: dict[str, Any]
+
+
+def checkpoints_folder(workdir: str | epath.Path) -> epath.Path:
+    return open_path(str(workdir)) / "checkpoints"
+
+
+def steps(workdir: str | epath.Path) -> list[int]:
+    """Steps of a run's checkpoints, ascending; changes nothing."""
+    folder = checkpoints_folder(workdir)
+    if not folder.exists():
+        return []
+    found = ocp.path.step.standard_name_format().find_all(folder)
+    return sorted(x.step for x in found)
+
+
+def read(workdir: str | epath.Path, step: int, state: Any, scales: Any) -> Saved:
+    """Reads a checkpoint into host memory, and compares it with its digests.
+
+    This process reads all of it, whatever mesh it was saved from, and waits for no
+    other process.
+
+    Args:
+      workdir: of the run.
+      step: which.
+      state: shapes of what is wanted of the state, as a tree: all of it, or a dict with
+        some of its fields, such as {"ema": ...} for the averaged parameters alone.
+      scales: shapes of the scales.
+
+    Raises:
+      Damaged: if it is not what was saved, or of another model.
+    """
+    folder = checkpoints_folder(workdir) / str(step)
+    try:
+        record = json.loads((folder / RECORD / "metadata").read_text())
+        saved = {
+            STATE: _read_arrays(folder / STATE, state),
+            SCALES: _read_arrays(folder / SCALES, scales),
+        }
+    # Orbax and TensorStore raise bare exceptions for damaged files, so nothing
+    # narrower will do.
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        raise Damaged(f"{type(error).__name__}: {lines[0]}") from error
+    check = record.pop("check", None)
+    if check != _check(record) or record.get("step") != step:
+        raise Damaged("its record is not what was written")
+    for name, digest in digests_on_host(saved).items():
+        if record["digests"].get(name) != digest:
+            raise Damaged(f"{name} is not what was saved")
+    return Saved(step, saved[STATE], saved[SCALES], record)
+
+
+def _read_arrays(folder: epath.Path, shapes: Any) -> Any:
+    """The arrays of a tree of shapes; a folder may hold more."""
+    restore_args = jax.tree.map(
+        lambda x: ocp.RestoreArgs(restore_type=np.ndarray), shapes
+    )
+    handler = ocp.PyTreeCheckpointHandler()
+    values = handler.restore(
+        folder,
+        args=ocp.args.PyTreeRestore(
+            item=shapes, restore_args=restore_args, partial_restore=True
+        ),
+    )
+
+    def checked(path: tuple, expected: jax.ShapeDtypeStruct, x: Any) -> np.ndarray:
+        x = np.asarray(x)
+        if (x.shape, x.dtype) != (expected.shape, expected.dtype):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(
+                f"{name} is {x.dtype}{list(x.shape)}, and not "
+                f"{expected.dtype}{list(expected.shape)}: it is of another model"
+            )
+        return x
+
+    return jax.tree_util.tree_map_with_path(checked, shapes, values)
+
+
+def read_newest(
+    workdir: str | epath.Path, state: Any, scales: Any
+) -> tuple[Saved | None, dict[int, str]]:
+    """The newest checkpoint that is whole, the same one on all processes.
+
+    All processes must call it: a step counts if each of them could read it.
+
+    Args:
+      workdir, state, scales: as of `read`.
+
+    Returns:
+      The checkpoint, or None if there is none at all; and why newer ones are not good,
+      by step.
+
+    Raises:
+      Failed: if there are some, but none can be read.
+    """
+    bad: dict[int, str] = {}
+    for step in processes.on_first("steps", lambda: steps(workdir))[::-1]:
+        saved, reason = _try_to_read(workdir, step, state, scales)
+        reasons = [r for r in processes.gather(f"restored {step}", reason) if r]
+        if not reasons:
+            return saved, bad
+        bad[step] = reasons[0]
+        say(f"CHECKPOINT {step} IS DAMAGED and not used: {reasons[0]}")
+    if bad:
+        raise Failed(
+            f"none of the {len(bad)} checkpoints in {checkpoints_folder(workdir)} can "
+            "be restored; nothing was changed. Put back a copy of one, or give another "
+            "--workdir to start afresh"
+        )
+    return None, bad
+
+
+def _try_to_read(
+    workdir: str | epath.Path, step: int, state: Any, scales: Any
+) -> tuple[Saved | None, str | None]:
+    """A checkpoint or the reason why not; twice, for storage may have hiccups."""
+    try:
+        return read(workdir, step, state, scales), None
+    except Damaged:
+        time.sleep(1)
+    try:
+        return read(workdir, step, state, scales), None
+    except Damaged as damage:
+        return None, str(damage)
+
+
+def set_aside(workdir: str | epath.Path, bad: dict[int, str]) -> None:
+    """Moves damaged checkpoints to `damaged/`, so that their steps can be saved anew.
+
+    Args:
+      workdir: of the run.
+      bad: why, by step.
+    """
+    for step, reason in bad.items():
+        name = f"{step}-{time.strftime('%Y%m%dT%H%M%S')}"
+        target = open_path(str(workdir)) / "damaged"
+        target.mkdir(exist_ok=True)
+        (target / f"{name}.txt").write_text(reason + "\n")
+        (checkpoints_folder(workdir) / str(step)).rename(target / name)
+        say(f"it was moved to {target / name}")
 
 
 class Checkpoints:
-    """The checkpoints of a run; a context manager that waits for the last save."""
+    """Saves the checkpoints of a run; a context that waits for the last save.
 
-    def __init__(self, workdir: str | pathlib.Path, keep: int | None) -> None:
+    All processes must do the same with it.
+    """
+
+    def __init__(
+        self,
+        workdir: str | epath.Path,
+        keep: int | None,
+        keep_every: int,
+        timeout_minutes: float,
+        failures: int,
+    ) -> None:
+        """
+        Args:
+          workdir: of the run.
+          keep: how many of the newest are kept.
+          keep_every: those of multiples of so many steps are kept for ever; 0: none.
+          timeout_minutes: for one save.
+          failures: in a row that are survived.
+        """
+        logging.getLogger("absl").setLevel(logging.ERROR)
         self._manager = ocp.CheckpointManager(
-            pathlib.Path(workdir).resolve() / "checkpoints",
+            checkpoints_folder(workdir),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, cleanup_tmp_directories=True
+                max_to_keep=keep,
+                keep_period=keep_every or None,
+                cleanup_tmp_directories=True,
+                async_options=ocp.AsyncOptions(timeout_secs=int(timeout_minutes * 60)),
             ),
         )
+        self._failures, self._failed = failures, 0
+        self._step: int | None = None
+        self._begun = 0.0
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._manager.wait_until_finished()
-        self._manager.close()
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        # After a failure of this process alone, the others would be waited for.
+        if kind is None or issubclass(kind, UserError) or processes.count() == 1:
+            self.wait()
+            self._manager.close()
 
     @property
-    def latest_step(self) -> int | None:
-        return self._manager.latest_step()
+    def failed(self) -> bool:
+        """Whether the last save that was waited for has failed."""
+        return self._failed > 0
 
     @property
-    def steps(self) -> list[int]:
-        """Steps of all checkpoints, ascending."""
-        return sorted(self._manager.all_steps())
+    def since(self) -> float | None:
+        """`time.monotonic()` when the save began that is under way, or None."""
+        under_way = self._step is not None and self._manager.is_saving_in_progress()
+        return self._begun if under_way else None
 
-    def save(
-        self,
-        step: int,
-        state: TrainState,
-        scales: Scales,
-        data: dict[str, Any],
-        config: dict[str, Any],
-    ) -> None:
-        """Starts to save; returns as soon as `state` may be overwritten."""
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                scales=ocp.args.StandardSave(scales),
-                data=ocp.args.JsonSave(data),
-                config=ocp.args.JsonSave(config),
-            ),
-        )
-
-    def restore(
-        self,
-        step: int,
-        spec: ModelSpec,
-        optimizer: optax.GradientTransformation,
-        mesh: Mesh,
-        rules: Rules = (),
-    ) -> tuple[TrainState, Scales, dict[str, Any]]:
-        """Restores a step onto `mesh`, whatever mesh it was saved from.
+    def save(self, step: int, state: Any, scales: Any, about: dict[str, Any]) -> None:
+        """Starts to save; returns as soon as `state` may be overwritten.
 
         Args:
-          step: which.
-          spec, optimizer: of the run; they tell the shapes.
-          mesh, rules: where the arrays go.
-
-        Returns:
-          State, scales and the loader's position.
+          step: number of steps taken.
+          state, scales: arrays, on any mesh.
+          about: JSON, to be found in `Saved.record`.
 
         Raises:
-          UserError: if the checkpoint is of another model, or damaged.
+          Failed: if it is one failure too many.
         """
-
-        def abstract(
-            x: jax.ShapeDtypeStruct, sharding: NamedSharding
-        ) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
-        state = jax.eval_shape(lambda: initial_state(spec, optimizer, seed=0))
-        state = jax.tree.map(abstract, state, state_shardings(mesh, state, rules))
-        scales = jax.tree.map(
-            lambda x: abstract(x, replicated(mesh)), abstract_scales(spec)
-        )
-
+        self.wait()
+        saved = {STATE: state, SCALES: scales}
+        record = {"step": step, **about, "digests": digests(saved)}
+        record["check"] = _check(record)
+        self._step, self._begun = step, time.monotonic()
         try:
-            restored = self._manager.restore(
+            self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(state),
-                    scales=ocp.args.StandardRestore(scales),
-                    data=ocp.args.JsonRestore(),
+                    **{
+                        STATE: ocp.args.StandardSave(state),
+                        SCALES: ocp.args.StandardSave(scales),
+                        RECORD: ocp.args.JsonSave(record),
+                    }
                 ),
+                force=True,
             )
-        # Orbax raises bare exceptions for damaged files, so nothing narrower will do.
         except Exception as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            folder = self._manager.directory / str(step)
-            raise UserError(
-                f"checkpoint {folder} cannot be restored ({lines[0]}): remove that "
-                "folder to go on from the one before"
-            ) from error
-        return restored.state, restored.scales, restored.data
+            # The others may be waiting for this process inside Orbax.
+            if processes.count() > 1:
+                raise Failed(f"checkpoint {step} failed: {error}") from error
+            self._count(step, str(error))
+
+    def wait(self) -> None:
+        """Waits for the save that is under way, and tells if it failed anywhere."""
+        if self._step is None:
+            return
+        step, self._step, error = self._step, None, None
+        try:
+            self._manager.wait_until_finished()
+        except Exception as failure:  # of any kind: disk, network, another process
+            error = f"{type(failure).__name__}: {failure}"
+        errors = [e for e in processes.gather(f"saved {step}", error) if e]
+        if errors:
+            self._count(step, errors[0])
+        else:
+            self._failed = 0
+
+    def _count(self, step: int, error: str) -> None:
+        self._step = None
+        self._failed += 1
+        line = (error.strip().splitlines() or ["no reason given"])[0]
+        say(
+            f"CHECKPOINT {step} COULD NOT BE SAVED ({self._failed} in a row): {line}; "
+            "the one before is kept, training goes on"
+        )
+        if self._failed > self._failures:
+            raise Failed(f"{self._failed} checkpoints in a row could not be saved")
+
+
+def _check(record: dict[str, Any]) -> str:
+    text = json.dumps(record, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -220,6 +220,9 @@ class Loader:
         )
         self._iterator = iter(dataset)
 
+    def __iter__(self) -> "Loader":
+        return self
+
     def __next__(self) -> Batch:
         return self._reader.to_devices(next(self._iterator))
 

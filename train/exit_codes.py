@@ -14,3 +14,11 @@ PREEMPTED = 75  # told to stop by SIGTERM, saved, and to be started again
 def worth_retrying(code: int) -> bool:
     """Whether the same command should be run again after a process ended so."""
     return code not in (FINISHED, USER_ERROR)
+
+
+class Failed(RuntimeError):
+    """Something went wrong that may go well next time; told in one line."""
+
+
+class Preempted(Exception):
+    """Training was told to stop, and has saved what it had."""

@@ -19,12 +19,11 @@ from pipeline.errors import UserError
 from pipeline.fields import create_fields
 from pipeline.progress import progress
 from pipeline.store import Store, open_store
-from train import build
-from train.calibration import with_scales
-from train.checkpoint import Checkpoints
+from train import build, checkpoint
+from train.calibration import abstract_scales, with_scales
 from train.data import check_store
-from train.mesh import MeshShape, make_mesh
-from train.step import Params, merge_networks
+from train.folder import open_path
+from train.step import Params, initial_state, merge_networks
 
 HOURS = 6  # between leads
 
@@ -35,7 +34,7 @@ def load_run(workdir: str) -> ConfigDict:
     Raises:
       UserError: if `workdir` holds no run.
     """
-    file = pathlib.Path(workdir) / "config.json"
+    file = open_path(workdir) / "config.json"
     if not file.exists():
         raise UserError(f"{workdir} holds no run: no config.json in it")
     return ConfigDict(json.loads(file.read_text()))
@@ -51,14 +50,15 @@ def restore_model(
     """
     spec = build.build_spec(config, store.grid, store.levels)
     model = build.build_model(spec, store)
-    with Checkpoints(workdir, keep=None) as checkpoints:
-        step = checkpoints.latest_step
-        if step is None:
-            raise UserError(f"{workdir} has no checkpoint yet: train it first")
-        state, scales, _ = checkpoints.restore(
-            step, spec, build.build_optimizer(config), make_mesh(MeshShape())
-        )
-    return with_scales(model, scales), state.ema
+    state = jax.eval_shape(
+        lambda: initial_state(spec, build.build_optimizer(config), config.seed)
+    )
+    saved, _ = checkpoint.read_newest(
+        workdir, {"ema": state.ema}, abstract_scales(spec)
+    )
+    if saved is None:
+        raise UserError(f"{workdir} has no checkpoint yet: train it first")
+    return with_scales(model, saved.scales), jax.device_put(saved.state["ema"])
 
 
 def initial_times(store: Store, init: str) -> np.ndarray:

@@ -1,11 +1,11 @@
 """What is in a run's folder, and is it whole."""
 
 import json
-import pathlib
 from typing import Any
 
 from pipeline.errors import UserError
-from train.checkpoint import Checkpoints
+from train import checkpoint, ledger
+from train.folder import open_path
 from train.metrics import read_metrics
 
 
@@ -15,13 +15,13 @@ def describe(workdir: str) -> dict[str, Any]:
     Raises:
       UserError: if `workdir` holds no run.
     """
-    folder = pathlib.Path(workdir)
+    folder = open_path(workdir)
     if not (folder / "config.json").exists():
         raise UserError(f"{workdir} holds no run: no config.json in it")
     config = json.loads((folder / "config.json").read_text())
-    metrics = read_metrics(folder) if (folder / "metrics.jsonl").exists() else []
-    with Checkpoints(folder, keep=None) as checkpoints:
-        steps = checkpoints.steps
+    metrics = read_metrics(folder)
+    steps = checkpoint.steps(folder)
+    damaged = folder / "damaged"
     return {
         "workdir": str(folder),
         "data": config["data"]["store"],
@@ -31,6 +31,10 @@ def describe(workdir: str) -> dict[str, Any]:
         "checkpoints": steps,
         "training": next((m for m in reversed(metrics) if "loss" in m), None),
         "evaluation": next((m for m in reversed(metrics) if "eval_loss" in m), None),
+        "damaged": sorted(x.stem for x in damaged.glob("*.txt"))
+        if damaged.exists()
+        else [],
+        "goodput": ledger.summarize(ledger.attempts(folder)),
         "whole": bool(steps) and steps[-1] >= config["train"]["steps"],
     }
 
@@ -49,5 +53,9 @@ def format_description(description: dict[str, Any]) -> str:
     for name, key in [("training", "loss"), ("evaluation", "eval_loss")]:
         if d[name]:
             lines.append(f"{name:12s} step {d[name]['step']}: {key} {d[name][key]:.5g}")
+    if d["damaged"]:
+        lines.append(f"damaged      {', '.join(d['damaged'])} (set aside in damaged/)")
+    if d["goodput"]["attempts"]:
+        lines.append(ledger.format_summary(d["goodput"]))
     lines.append("whole" if d["whole"] else "not finished: run the same command again")
     return "\n".join(lines)

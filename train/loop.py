@@ -1,221 +1,282 @@
 """Training, from the first step to the last, whatever interrupts it.
 
 The only start path is resuming: the same command on the same folder goes on from the
-newest checkpoint, or starts afresh if there is none.
+newest whole checkpoint, or starts afresh if there is none.
 """
 
-import functools
-import json
+import itertools
 import math
-import pathlib
-import sys
 import time
-from collections.abc import Callable
-from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import psutil
 from clu import metrics as clu_metrics
-from clu import parameter_overview
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from model.neural_gcm import NeuralGCM
 from pipeline.errors import UserError
 from pipeline.progress import progress
-from pipeline.store import open_store
-from train import build
-from train.calibration import calibrate, with_scales
+from train import build, preflight, processes
+from train.beginning import Beginning, begin
 from train.checkpoint import Checkpoints
-from train.config import leaves, to_json
-from train.data import Batch, BatchReader, Loader, Windows, check_store, parse_window
-from train.mesh import make_mesh, state_shardings, tree_shardings
+from train.config import to_json
+from train.data import Batch, BatchReader
+from train.exit_codes import Failed, Preempted
+from train.experiment import Experiment, prepare, prepare_workdir
+from train.folder import RunFolder
+from train.ledger import Ledger
 from train.metrics import MetricWriter
-from train.step import Metrics, Params, initial_state, make_eval_step, make_train_step
+from train.processes import say
+from train.profile import Profiler
+from train.step import make_eval_step, make_train_step
+from train.votes import Motions, Votes, signals
+from train.watchdog import Watchdog, watchdog
 
-# What may differ when a run goes on: it does not change what is computed.
-MAY_CHANGE = (
-    "mesh.",
-    "data.grid",  # the store's own grid is used
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.steps",
-)
+GIB = 2**30
 
 
 def train(config: ConfigDict, workdir: str) -> None:
     """Trains the model of `config` in the folder `workdir`, or goes on with it.
 
-    Writes checkpoints, `config.json`, `parameters.txt`, `metrics.jsonl` and
-    TensorBoard events.
+    Writes checkpoints, `config.json`, `parameters.txt`, `metrics.jsonl`, `goodput/` and
+    TensorBoard events. All processes of a pod call it with the same arguments.
+
+    Args:
+      config: of the run.
+      workdir: a folder on a disk that all processes share, or gs://BUCKET/FOLDER.
 
     Raises:
       UserError: if the configuration, the store or the folder cannot be used, or the
         loss is no longer finite.
+      Preempted: if SIGTERM came; what there was is saved.
+      Failed: if another process is lost, or checkpoints cannot be written or read.
     """
-    # ---- data, model, mesh
-    store = open_store(config.data.store)
-    check_store(store)
-    build.check_rollout(config)
-    spec = build.build_spec(config, store.grid, store.levels)
-    shape = build.build_mesh_shape(config)
-    shape.check(spec, config.train.batch)
-    mesh = make_mesh(shape)
-    span = parse_window(store, config.data.train_times)
-    hours = config.data.hours
-    windows = Windows(store, *span, config.data.frames, hours)
-    held_out = Windows(
-        store,
-        *parse_window(store, config.data.eval_times),
-        config.data.frames,
-        hours,
-    )
-    folder = prepare_workdir(workdir, config, store.fingerprint)
-
-    model = build.build_model(spec, store, shape.lat)
-    optimizer = build.build_optimizer(config)
-    weights = build.build_loss_weights(config)
-    schedule = build.build_schedule(config)
-    loader = Loader(windows, mesh, config.train.batch, config.seed)
-
-    fresh = functools.partial(initial_state, spec, optimizer, config.seed)
-    rules = config.mesh.parameters
-    shardings = state_shardings(mesh, jax.eval_shape(fresh), rules)
-
-    with Checkpoints(folder, config.train.keep_checkpoints) as saved:
-        # ---- state: restored, or fresh
-        start = saved.latest_step or 0
-        if start:
-            state, scales, position = saved.restore(start, spec, optimizer, mesh, rules)
-            loader.state = position["delivered"]
-        else:
-            state = jax.jit(fresh, out_shardings=shardings)()
-            scales = calibrate(model, store, *span)
-        model = with_scales(model, scales)
-        model = jax.device_put(model, tree_shardings(mesh, model.layout()))
-        overview = parameter_overview.get_parameter_overview(state.params)
-        (folder / "parameters.txt").write_text(overview + "\n")
-        say(
-            f"{'resuming at step' if start else 'training from step'} {start} of "
-            f"{config.train.steps}: "
-            f"{parameter_overview.count_parameters(state.params):,} parameters, "
-            f"{len(windows)} windows, mesh {dict(mesh.shape)} of "
-            f"{mesh.devices.flat[0].platform} devices"
+    run = config.run
+    with signals() as motions, watchdog(run.first_step_minutes) as dog:
+        processes.join(60 * run.join_minutes, run.heartbeat_seconds)
+        experiment = prepare(config)
+        folder = RunFolder(workdir)
+        fingerprint = experiment.store.fingerprint
+        preflight.check(to_json(config), fingerprint, experiment.mesh)
+        processes.on_first(
+            "workdir", lambda: prepare_workdir(folder, config, fingerprint)
         )
-
-        def save(step: int) -> None:
-            position = {"delivered": loader.state}
-            saved.save(step, state, scales, position, to_json(config))
-
-        # ---- loop
-        train_step = make_train_step(
-            optimizer, weights, hours, config.optimizer.ema_decay, mesh, shardings
-        )
-        eval_step = make_eval_step(weights, hours, mesh)
-        latest = {"loss": math.nan}
-        with MetricWriter(folder, start) as writer:
-
-            def log(step: int, values: dict[str, Any], seconds: float) -> None:
-                latest.update({k: float(v) for k, v in values.items()})
-                if not math.isfinite(latest["loss"]):
-                    raise UserError(
-                        f"the loss is {latest['loss']} at step {step}: lower "
-                        "optimizer.learning_rate or model.step_minutes, and run again "
-                        f"from the last checkpoint in {folder}"
-                    )
-                if step % config.train.log_every == 0:
-                    writer.write(
-                        step, {**latest, "learning_rate": float(schedule(step))}
-                    )
-                    writer.show(step, {"seconds_per_step": seconds})
-
-            def status() -> str:
-                return f"loss {latest['loss']:.4f}"
-
-            pending: tuple[int, dict, float] | None = None
-            steps = range(start + 1, config.train.steps + 1)
-            for step in progress(steps, "train: steps", status=status):
-                begun = time.monotonic()
-                state, values = train_step(model, state, next(loader))
-                # Fetched one step late, so that the devices never wait for the log.
-                if pending is not None:
-                    log(*pending)
-                pending = (step, values, time.monotonic() - begun)
-                last = step == config.train.steps
-                evaluating = last or step % config.train.eval_every == 0
-                saving = last or step % config.train.checkpoint_every == 0
-                if evaluating or saving:
-                    # No step is saved before its line is written and its loss checked.
-                    log(*pending)
-                    pending = None
-                if evaluating:
-                    scores = evaluate(
-                        eval_step, model, state.ema, held_out, config, mesh
-                    )
-                    writer.write(step, scores)
-                    say(f"step {step}: held-out loss {scores['eval_loss']:.4f}")
-                if saving:
-                    save(step)
-
-
-def evaluate(
-    eval_step: Callable[[NeuralGCM, Params, Batch], Metrics],
-    model: NeuralGCM,
-    params: Params,
-    windows: Windows,
-    config: ConfigDict,
-    mesh: Mesh,
-) -> dict[str, float]:
-    """Mean metrics over held-out windows, evenly spread; names begin with `eval_`."""
-    batch, count = config.train.batch, config.train.eval_batches
-    total = np.linspace(0, len(windows) - 1, batch * count).round().astype(int)
-    averages: dict[str, clu_metrics.Average] = {}
-    reader = BatchReader(windows, mesh, batch)
-    for numbers in total.reshape(count, batch):
-        loaded = reader.to_devices(reader.read(numbers))
-        for name, value in eval_step(model, params, loaded).items():
-            average = clu_metrics.Average.from_model_output(value)
-            known = averages.get(name)
-            averages[name] = known.merge(average) if known else average
-    return {f"eval_{name}": float(a.compute()) for name, a in averages.items()}
-
-
-def prepare_workdir(workdir: str, config: ConfigDict, fingerprint: str) -> pathlib.Path:
-    """Makes a run's folder, or checks that it is of the same run.
-
-    Raises:
-      UserError: if it holds a run of another configuration or other data.
-    """
-    folder = pathlib.Path(workdir)
-    file = folder / "config.json"
-    ours = {**to_json(config), "data_fingerprint": fingerprint}
-    if file.exists():
-        theirs = json.loads(file.read_text())
-        differences = [
-            key
-            for key in sorted(_flat(ours).keys() | _flat(theirs).keys())
-            if _flat(ours).get(key) != _flat(theirs).get(key)
-            and not key.startswith(MAY_CHANGE)
-        ]
-        if differences:
-            key = differences[0]
-            raise UserError(
-                f"{folder} belongs to another run: {key} is "
-                f"{_flat(theirs).get(key)!r} there and {_flat(ours).get(key)!r} here"
-                f" ({len(differences)} differences); give another --workdir"
+        with Ledger(folder) as ledger:
+            beginning = begin(experiment, folder, ledger)
+            loop = Loop(experiment, beginning, folder, ledger, dog, motions)
+            stopped = loop.run()
+            if stopped:
+                ledger.ended = "preempted"
+        if stopped:
+            raise Preempted(
+                f"told to stop, saved at step {loop.step}; the same command goes on"
             )
-    elif folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty and no run: give another --workdir")
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(ours, indent=2) + "\n")
-    temporary.replace(file)
-    return folder
 
 
-def _flat(nested: dict[str, Any]) -> dict[str, Any]:
-    return dict(leaves(ConfigDict(nested)))
+class Loop:
+    """The steps of one attempt, and what happens between them."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        beginning: Beginning,
+        folder: RunFolder,
+        ledger: Ledger,
+        dog: Watchdog,
+        motions: Motions,
+    ) -> None:
+        self.experiment, self.config = experiment, experiment.config
+        self.folder, self.ledger, self.dog = folder, ledger, dog
+        self.votes = Votes(experiment.mesh, motions)
+        self.profiler = Profiler(
+            folder, self.config.run.profile_step, self.config.run.profile_steps
+        )
+        self.schedule = build.build_schedule(self.config)
+        self.step, self.state = beginning.step, beginning.state
+        self.begun_at, self.evaluated = beginning.step, beginning.evaluated
+        self.model, self.scales = beginning.model, beginning.scales
+        self.reader = BatchReader(
+            experiment.held_out, experiment.mesh, self.config.train.batch
+        )
+        with ledger.during("data"):
+            first = next(beginning.loader)
+        self.batches = itertools.chain([first], beginning.loader)
+        with ledger.during("compile"):
+            self._compile(beginning, first)
+        self.latest = {"loss": math.nan}
+
+    def _compile(self, beginning: Beginning, batch: Batch) -> None:
+        """Compiles both programs, once all processes are known to have the same."""
+        config, mesh = self.config, self.experiment.mesh
+        weights, hours = build.build_loss_weights(config), config.data.hours
+        train_step = make_train_step(
+            beginning.optimizer,
+            weights,
+            hours,
+            config.optimizer.ema_decay,
+            mesh,
+            beginning.shardings,
+        ).lower(self.model, self.state, batch)
+        eval_step = make_eval_step(weights, hours, mesh).lower(
+            self.model, self.state.ema, batch
+        )
+        programs = [preflight.digest(x.as_text()) for x in (train_step, eval_step)]
+        processes.check_equal("programs", programs)
+        begun = time.monotonic()
+        self.train_step, self.eval_step = train_step.compile(), eval_step.compile()
+        say(
+            f"compiled in {time.monotonic() - begun:.0f} s: a step needs "
+            f"{self.train_step.memory_analysis().peak_memory_in_bytes / GIB:.3f} GiB "
+            "a device"
+        )
+
+    def run(self) -> bool:
+        """Trains; returns whether it was told to stop before the end."""
+        train, run = self.config.train, self.config.run
+        with (
+            Checkpoints(
+                self.folder.path,
+                train.keep_checkpoints,
+                train.keep_every,
+                run.save_minutes,
+                run.failed_saves,
+            ) as self.saves,
+            MetricWriter(self.folder, self.step, self.evaluated) as self.writer,
+            self.profiler,
+        ):
+            self.votes.cast()  # signals that came so far are known after one step
+            stopped = not self.evaluated and not self._evaluate()
+            stopped = stopped or self._steps()
+            with self.ledger.during("save"):
+                self.dog.expect(run.save_minutes)
+                self.saves.wait()
+            if self.saves.failed:
+                raise Failed(f"the checkpoint of step {self.step} could not be saved")
+        return stopped
+
+    def _steps(self) -> bool:
+        """The hot loop; returns whether it was told to stop."""
+        train, run = self.config.train, self.config.run
+        pending: tuple[int, dict[str, jax.Array], float] | None = None
+        motions = Motions()
+        self.saved_at = time.monotonic()
+        steps = range(self.step + 1, train.steps + 1)
+        for step in progress(steps, "train: steps", status=self._status):
+            begun, self.evaluated = time.monotonic(), True
+            self.ledger.switch("data")
+            batch = next(self.batches)
+            self.ledger.switch("step" if step > self.ledger.reached else "recompute")
+            self.profiler.before(step, motions.profile)
+            self.state, values = self.train_step(self.model, self.state, batch)
+            self._propose_save()
+            motions = self.votes.cast()
+            # Fetched one step late, so that the devices never wait for the log.
+            if pending is not None:
+                self._log(*pending)
+                self.dog.expect(run.step_minutes)
+            self.step, pending = step, (step, values, time.monotonic() - begun)
+            self.dog.check_background("a save", self.saves.since, run.save_minutes)
+
+            last = step == train.steps
+            evaluating = last or step % train.eval_every == 0
+            saving = last or step % train.checkpoint_every == 0 or motions.save
+            if evaluating or saving or motions.stop or self.profiler.ends(step):
+                # No step is saved before its line is written and its loss checked.
+                self._log(*pending)
+                self.dog.expect(run.step_minutes)
+                pending = None
+                self.profiler.after(step)
+            stop = motions.stop
+            if evaluating:
+                self.evaluated = not stop and self._evaluate()
+                stop = not self.evaluated
+            if saving or stop:
+                self._save()
+            if stop:
+                return True
+        return False
+
+    def _status(self) -> str:
+        return f"loss {self.latest['loss']:.4f}"
+
+    def _propose_save(self) -> None:
+        """Process 0 proposes a checkpoint when the last is long enough ago."""
+        minutes = self.config.train.checkpoint_minutes
+        if processes.is_first() and minutes:
+            if time.monotonic() - self.saved_at > 60 * minutes:
+                self.votes.own.save = True
+                self.saved_at = time.monotonic()
+
+    def _log(self, step: int, values: dict[str, jax.Array], seconds: float) -> None:
+        """Waits for a step, checks its loss, and writes its line."""
+        self.latest.update({k: float(v) for k, v in values.items()})
+        self.ledger.reach(step)
+        if not math.isfinite(self.latest["loss"]):
+            raise UserError(
+                f"the loss is {self.latest['loss']} at step {step}: lower "
+                "optimizer.learning_rate or model.step_minutes, and run again from the "
+                f"last checkpoint in {self.folder.path}"
+            )
+        if step % self.config.train.log_every == 0:
+            rate = float(self.schedule(step))
+            self.writer.write(step, {**self.latest, "learning_rate": rate})
+            self.writer.show(step, {"seconds_per_step": seconds, **_memory()})
+
+    def _evaluate(self) -> bool:
+        """Scores the averaged parameters; False if it was told to stop before."""
+        with self.ledger.during("evaluation"):
+            scores = self._scores()
+            if scores is None:
+                return False
+            self.writer.write(self.step, scores)
+            say(f"step {self.step}: held-out loss {scores['eval_loss']:.4f}")
+        return True
+
+    def _scores(self) -> dict[str, float] | None:
+        """Mean metrics over held-out windows, evenly spread, named `eval_...`.
+
+        None if it was told to stop.
+        """
+        windows = self.experiment.held_out
+        batch, count = self.config.train.batch, self.config.train.eval_batches
+        numbers = np.linspace(0, len(windows) - 1, batch * count).round().astype(int)
+        averages: dict[str, clu_metrics.Average] = {}
+        for some in numbers.reshape(count, batch):
+            self.dog.expect(self.config.run.step_minutes)
+            loaded = self.reader.to_devices(self.reader.read(some))
+            metrics = self.eval_step(self.model, self.state.ema, loaded)
+            if self.votes.cast().stop:
+                return None
+            for name, value in metrics.items():
+                value = jnp.asarray(np.asarray(value))
+                average = clu_metrics.Average.from_model_output(value)
+                known = averages.get(name)
+                averages[name] = known.merge(average) if known else average
+        return {f"eval_{name}": float(a.compute()) for name, a in averages.items()}
+
+    def _save(self) -> None:
+        with self.ledger.during("save"):
+            self.dog.expect(self.config.run.save_minutes)
+            self.writer.flush()
+            self.folder.copy()
+            about = {
+                "delivered": self.step,
+                "evaluated": self.evaluated,
+                "config": to_json(self.config),
+            }
+            self.saves.save(self.step, self.state, self.scales, about)
+            self.saved_at = time.monotonic()
+            self.dog.expect(self.config.run.step_minutes)
+        self.writer.show(self.step, self.ledger.shares())
 
 
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def _memory() -> dict[str, float]:
+    """GiB of this host and of its fullest device (on TPUs), for TensorBoard."""
+    used = {"host_rss_gib": psutil.Process().memory_info().rss / GIB}
+    peaks = [
+        stats["peak_bytes_in_use"] / GIB
+        for device in jax.local_devices()
+        if (stats := device.memory_stats()) and "peak_bytes_in_use" in stats
+    ]
+    return used | ({"device_peak_gib": max(peaks)} if peaks else {})

@@ -1,0 +1,119 @@
+"""Where an attempt begins: at the newest whole checkpoint, or afresh."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import optax
+from clu import parameter_overview
+from jax.experimental import multihost_utils
+
+from model.neural_gcm import NeuralGCM
+from model.scales import Scales
+from train import build, checkpoint, processes
+from train.calibration import abstract_scales, calibrate, with_scales
+from train.data import Loader
+from train.experiment import Experiment
+from train.folder import RunFolder
+from train.ledger import Ledger
+from train.mesh import place, state_shardings, tree_shardings
+from train.processes import say
+from train.step import TrainState, initial_state
+
+
+@dataclasses.dataclass
+class Beginning:
+    """All that the first step needs.
+
+    Attributes:
+      step: number of steps taken so far.
+      evaluated: whether the evaluation due at that step was made.
+      state: parameters and all else that training changes.
+      shardings: where it lies.
+      scales: of the model, replicated.
+      model: its tables, with the scales.
+      optimizer: of the run.
+      loader: at its position.
+    """
+
+    step: int
+    evaluated: bool
+    state: TrainState
+    shardings: TrainState
+    scales: Scales
+    model: NeuralGCM
+    optimizer: optax.GradientTransformation
+    loader: Loader
+
+
+def begin(experiment: Experiment, folder: RunFolder, ledger: Ledger) -> Beginning:
+    """Restores the newest checkpoint that is whole, onto this mesh, or draws afresh.
+
+    Damaged ones that are newer are moved to `damaged/`.
+
+    Raises:
+      Failed: if there are checkpoints, but none can be read.
+    """
+    config, spec, mesh = experiment.config, experiment.spec, experiment.mesh
+    optimizer = build.build_optimizer(config)
+    fresh = functools.partial(initial_state, spec, optimizer, config.seed)
+    shapes = jax.eval_shape(fresh)
+    shardings = state_shardings(mesh, shapes, config.mesh.parameters)
+    with ledger.during("restore"):
+        saved, bad = checkpoint.read_newest(folder.path, shapes, abstract_scales(spec))
+        if bad:
+            processes.on_first("aside", lambda: checkpoint.set_aside(folder.path, bad))
+
+    model = build.build_model(spec, experiment.store, mesh.shape["lat"])
+    loader = Loader(experiment.windows, mesh, config.train.batch, config.seed)
+    if saved:
+        state, scales = place(saved.state, shardings), saved.scales
+        loader.state = saved.record["delivered"]
+    else:
+        state = jax.jit(fresh, out_shardings=shardings)()
+        scales = _calibrated(experiment, model)
+    model = with_scales(model, scales)
+    layout = tree_shardings(mesh, model.layout())
+    beginning = Beginning(
+        step=saved.step if saved else 0,
+        evaluated=saved.record["evaluated"] if saved else True,
+        state=state,
+        shardings=shardings,
+        scales=place(scales, layout.scales),
+        model=place(model, layout),
+        optimizer=optimizer,
+        loader=loader,
+    )
+    _tell(beginning, experiment, folder)
+    return beginning
+
+
+def _calibrated(experiment: Experiment, model: NeuralGCM) -> Scales:
+    """Scales from the data: of process 0, so that all have the same bits."""
+    windows = experiment.windows
+    if processes.is_first():
+        scales = calibrate(model, windows.store, windows.first, windows.last)
+    else:
+        shapes = abstract_scales(experiment.spec)
+        scales = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    if processes.count() == 1:
+        return scales
+    return multihost_utils.broadcast_one_to_all(scales)
+
+
+def _tell(beginning: Beginning, experiment: Experiment, folder: RunFolder) -> None:
+    """Says what is trained, and writes `parameters.txt`."""
+    params, mesh = beginning.state.params, experiment.mesh
+    overview = parameter_overview.get_parameter_overview(params, include_stats=False)
+    if processes.is_first():
+        (folder.path / "parameters.txt").write_text(overview + "\n")
+    say(
+        f"{'resuming at step' if beginning.step else 'training from step'} "
+        f"{beginning.step} of {experiment.config.train.steps}: "
+        f"{parameter_overview.count_parameters(params):,} parameters, "
+        f"{len(experiment.windows)} windows, mesh {dict(mesh.shape)} of "
+        f"{mesh.devices.flat[0].platform} devices"
+        + f" of {processes.count()} processes"
+        * (processes.count() > 1)
+    )

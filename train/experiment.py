@@ -1,0 +1,125 @@
+"""What a configuration describes, checked, and the folder that it claims."""
+
+import dataclasses
+import json
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from model.spec import ModelSpec
+from pipeline.errors import UserError
+from pipeline.store import Store, open_store
+from train import build
+from train.config import leaves, to_json
+from train.data import Windows, check_store, parse_window
+from train.folder import RunFolder
+from train.mesh import make_mesh
+
+# What may differ when a run goes on: it does not change what is computed.
+MAY_CHANGE = (
+    "mesh.",
+    "run.",
+    "data.grid",  # the store's own grid is used
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.checkpoint_minutes",
+    "train.keep_",
+    "train.steps",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What a configuration describes, without the parameters.
+
+    Attributes:
+      config: the configuration.
+      store: of the data.
+      spec: of the model.
+      mesh: of the devices of all processes.
+      windows, held_out: of the data, to train and to evaluate on.
+    """
+
+    config: ConfigDict
+    store: Store
+    spec: ModelSpec
+    mesh: Mesh
+    windows: Windows
+    held_out: Windows
+
+
+def prepare(config: ConfigDict) -> Experiment:
+    """Opens the data and checks that all fits together; writes nothing.
+
+    Raises:
+      UserError: if it does not.
+    """
+    store = open_store(config.data.store)
+    check_store(store)
+    build.check_rollout(config)
+    build.check_run(config)
+    spec = build.build_spec(config, store.grid, store.levels)
+    shape = build.build_mesh_shape(config).filled(jax.device_count())
+    shape.check(spec, config.train.batch)
+    windows, held_out = (
+        Windows(
+            store,
+            *parse_window(store, times),
+            config.data.frames,
+            config.data.hours,
+        )
+        for times in (config.data.train_times, config.data.eval_times)
+    )
+    return Experiment(config, store, spec, make_mesh(shape), windows, held_out)
+
+
+def prepare_workdir(folder: RunFolder, config: ConfigDict, fingerprint: str) -> None:
+    """Makes a run's folder, or checks that it is of the same run.
+
+    Args:
+      folder: of the run.
+      config: of the run.
+      fingerprint: of the data.
+
+    Raises:
+      UserError: if it holds a run of another configuration or other data, or something
+        else, or cannot be written to.
+    """
+    file = folder.path / "config.json"
+    ours = {**to_json(config), "data_fingerprint": fingerprint}
+    try:
+        if file.exists():
+            _check_same(folder, ours, json.loads(file.read_text()))
+        elif folder.path.exists() and any(folder.path.iterdir()):
+            raise UserError(
+                f"{folder.path} is not empty and no run: give another --workdir"
+            )
+        folder.path.mkdir(parents=True, exist_ok=True)
+        temporary = folder.path / "config.tmp"
+        temporary.write_text(json.dumps(ours, indent=2) + "\n")
+        temporary.replace(file)
+    except OSError as error:
+        raise UserError(
+            f"--workdir={folder.path} cannot be used ({error}): make it readable and "
+            "writable for this user, or give another"
+        ) from error
+
+
+def _check_same(
+    folder: RunFolder, ours: dict[str, Any], theirs: dict[str, Any]
+) -> None:
+    ours, theirs = (dict(leaves(ConfigDict(x))) for x in (ours, theirs))
+    differences = [
+        key
+        for key in sorted(ours.keys() | theirs.keys())
+        if ours.get(key) != theirs.get(key) and not key.startswith(MAY_CHANGE)
+    ]
+    if differences:
+        key = differences[0]
+        raise UserError(
+            f"{folder.path} belongs to another run: {key} is {theirs.get(key)!r} there "
+            f"and {ours.get(key)!r} here ({len(differences)} differences); give "
+            "another --workdir"
+        )

@@ -1,0 +1,92 @@
+"""The folder of a run, on a disk or in a bucket.
+
+Everything but checkpoints is small, and written by process 0: what grows (metrics,
+events of TensorBoard, profiles) is appended to where files can grow, on a disk. For a
+run in a bucket that disk is a temporary folder here, whose changed files are copied
+whole with every checkpoint.
+"""
+
+import pathlib
+import tempfile
+
+from etils import epath
+
+from pipeline.errors import UserError
+
+
+class RunFolder:
+    """A run's folder.
+
+    Attributes:
+      path: of the folder, for checkpoints and small files.
+      local: where files that grow are written; the folder itself, if it is on a disk.
+    """
+
+    def __init__(self, workdir: str) -> None:
+        self.path = open_path(workdir)
+        self._remote = "://" in workdir
+        if self._remote:
+            self._temporary = tempfile.TemporaryDirectory(prefix="podgcm-")
+            self.local = pathlib.Path(self._temporary.name)
+        else:
+            self.path = epath.Path(pathlib.Path(workdir).resolve())
+            self.local = pathlib.Path(self.path)
+        self._copied: dict[pathlib.Path, tuple[int, int]] = {}
+
+    def make(self) -> None:
+        """Makes the folder, if it is not there.
+
+        Raises:
+          UserError: if it cannot be written to.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / "writable"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise UserError(
+                f"--workdir={self.path} cannot be written to ({error}): give another, "
+                "or the right to"
+            ) from error
+
+    def fetch(self, name: str) -> None:
+        """Copies a file that is to grow to the disk, if it is not there already."""
+        if self._remote and (self.path / name).exists():
+            (self.local / name).write_bytes((self.path / name).read_bytes())
+
+    def copy(self) -> None:
+        """Copies what has changed on the disk to the bucket."""
+        if not self._remote:
+            return
+        for file in sorted(self.local.rglob("*")):
+            if not file.is_file():
+                continue
+            status = file.stat()
+            version = (status.st_size, status.st_mtime_ns)
+            if self._copied.get(file) != version:
+                target = self.path / str(file.relative_to(self.local))
+                target.write_bytes(file.read_bytes())
+                self._copied[file] = version
+
+
+def open_path(workdir: str) -> epath.Path:
+    """A path on a disk or in a bucket (gs://...).
+
+    Raises:
+      UserError: if buckets of that kind cannot be reached.
+    """
+    if "://" not in workdir:
+        return epath.Path(workdir)
+    try:
+        import fsspec
+        import gcsfs  # noqa: F401, which the path needs
+    except ImportError:
+        raise UserError(
+            f"{workdir} needs the package gcsfs: "
+            "pip install --constraint constraints.txt '.[cloud]'"
+        ) from None
+    # Else a list is kept for ever, and what other processes write is never seen.
+    for protocol in ("gs", "gcs"):
+        fsspec.config.conf.setdefault(protocol, {})["use_listings_cache"] = False
+    return epath.Path(workdir)
