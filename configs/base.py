@@ -81,7 +81,7 @@ def get_config() -> ConfigDict:
     config.run.heartbeat_seconds = 100.0  # a process silent for so long is dead
     config.run.first_step_minutes = 60.0  # watchdog: until the first step is done
     config.run.step_minutes = 15.0  # watchdog: for a step or a batch of evaluation
-    config.run.save_minutes = 20.0  # watchdog: for a checkpoint
+    config.run.save_minutes = 20.0  # then a save has failed; watchdog: after twice that
     config.run.failed_saves = 2  # in a row that are survived
     config.run.profile_step = 0  # an xprof profile begins with this step; 0: none
     config.run.profile_steps = 3  # in a profile, this or one that SIGUSR2 asks for

@@ -149,7 +149,7 @@ class Loop:
             stopped = not self.evaluated and not self._evaluate()
             stopped = stopped or self._steps()
             with self.ledger.during("save"):
-                self.dog.expect(run.save_minutes)
+                self.dog.expect(2 * run.save_minutes)
                 self.saves.wait()
             if self.saves.failed:
                 raise Failed(f"the checkpoint of step {self.step} could not be saved")
@@ -176,7 +176,7 @@ class Loop:
                 self._log(*pending)
                 self.dog.expect(run.step_minutes)
             self.step, pending = step, (step, values, time.monotonic() - begun)
-            self.dog.check_background("a save", self.saves.since, run.save_minutes)
+            self.dog.check_background("a save", self.saves.since, 2 * run.save_minutes)
 
             last = step == train.steps
             evaluating = last or step % train.eval_every == 0
@@ -257,7 +257,7 @@ class Loop:
 
     def _save(self) -> None:
         with self.ledger.during("save"):
-            self.dog.expect(self.config.run.save_minutes)
+            self.dog.expect(2 * self.config.run.save_minutes)
             self.writer.flush()
             self.folder.copy()
             about = {

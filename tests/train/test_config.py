@@ -8,7 +8,8 @@ import pytest
 from pipeline.errors import UserError
 from train import build
 from train.config import leaves, load_config, to_json
-from train.loop import prepare_workdir
+from train.experiment import prepare_workdir
+from train.folder import RunFolder
 from train.mesh import MeshShape, make_mesh, state_shardings
 
 
@@ -115,27 +116,29 @@ def test_wrong_models_are_told(tiny_store, tiny_config, key, value, message):
 
 
 def test_a_folder_of_another_run_is_refused_and_left_alone(tmp_path, tiny_config):
-    folder = prepare_workdir(str(tmp_path / "run"), tiny_config, "data")
-    before = (folder / "config.json").read_bytes()
-    prepare_workdir(str(folder), tiny_config, "data")
+    folder = RunFolder(str(tmp_path / "run"))
+    prepare_workdir(folder, tiny_config, "data")
+    before = (folder.path / "config.json").read_bytes()
+    prepare_workdir(folder, tiny_config, "data")
     with pytest.raises(UserError, match="data_fingerprint"):
-        prepare_workdir(str(folder), tiny_config, "other data")
+        prepare_workdir(folder, tiny_config, "other data")
     tiny_config.optimizer.learning_rate = 0.5
     with pytest.raises(UserError, match="optimizer.learning_rate is 0.001 there"):
-        prepare_workdir(str(folder), tiny_config, "data")
-    assert (folder / "config.json").read_bytes() == before
+        prepare_workdir(folder, tiny_config, "data")
+    assert (folder.path / "config.json").read_bytes() == before
 
 
 def test_mesh_and_logging_may_change_between_runs(tmp_path, tiny_config):
-    folder = prepare_workdir(str(tmp_path / "run"), tiny_config, "data")
+    folder = RunFolder(str(tmp_path / "run"))
+    prepare_workdir(folder, tiny_config, "data")
     tiny_config.mesh.data = 2
     tiny_config.train.checkpoint_every = 1
-    prepare_workdir(str(folder), tiny_config, "data")
-    stored = json.loads((folder / "config.json").read_text())
+    prepare_workdir(folder, tiny_config, "data")
+    stored = json.loads((folder.path / "config.json").read_text())
     assert stored == {**to_json(tiny_config), "data_fingerprint": "data"}
 
 
 def test_a_folder_with_other_things_is_refused(tmp_path, tiny_config):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(UserError, match="not empty"):
-        prepare_workdir(str(tmp_path), tiny_config, "data")
+        prepare_workdir(RunFolder(str(tmp_path)), tiny_config, "data")

@@ -1,0 +1,262 @@
+"""Whatever happens to a pod, its run ends with the bits of an undisturbed one.
+
+Real processes, real signals, real damage.
+"""
+
+import json
+import os
+import pathlib
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.train.pods import Pod, assert_equal_runs
+from train.config import to_json
+
+pytestmark = pytest.mark.drill
+
+STEPS = 12
+HALF = 6  # an evaluation and a checkpoint
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory, make_tiny_config):
+    """A function that starts a pod of two processes in a folder."""
+    folder = tmp_path_factory.mktemp("pods")
+    config = make_tiny_config()
+    config.train.steps = STEPS
+    config.train.checkpoint_every = 3
+    config.train.eval_every = HALF
+    config.train.eval_batches = 12
+    config.mesh.data = -1
+    config.model.step_minutes = 360
+    config.data.frames = 2
+    file = folder / "config.json"
+    file.write_text(json.dumps(to_json(config)))
+
+    def start(workdir, *overrides):
+        return Pod(file, workdir, folder / "cache", *overrides)
+
+    start.config = file
+    return start
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, start):
+    """Folder of a run that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    assert start(workdir).end() == 0
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory, start, whole):
+    """Folder of a run that ended half-way."""
+    workdir = tmp_path_factory.mktemp("half") / "run"
+    assert start(workdir, f"--config.train.steps={HALF}").end() == 0
+    return workdir
+
+
+@pytest.mark.parametrize("victim", [0, 1], ids=["coordinator", "other"])
+def test_sigkill_at_a_random_step(start, whole, tmp_path, victim):
+    step = random.randint(1, STEPS - 2)
+    print("killed after step", step)
+    pod = start(tmp_path / "run")
+    pod.until_step(step)
+    pod.kill(victim, signal.SIGKILL)
+    assert pod.end() == 0
+    assert "restart 1 of" in pod.log
+    assert_equal_runs(pod.workdir, whole, STEPS)
+
+
+def test_sigterm_in_training(start, whole, tmp_path):
+    pod = start(tmp_path / "run")
+    pod.until_step(random.choice([1, 4, 7]))
+    pod.kill(random.randint(0, 1), signal.SIGTERM)
+    assert pod.end() == 0
+    assert "told to stop, saved at step" in pod.log and "preempted (75)" in pod.log
+    assert_equal_runs(pod.workdir, whole, STEPS)
+
+
+def test_sigterm_in_evaluation(start, whole, tmp_path):
+    pod = start(tmp_path / "run")
+    pod.until_step(HALF)
+    pod.kill(1, signal.SIGTERM)
+    assert pod.end() == 0
+    stopped = pod.log.index(f"told to stop, saved at step {HALF};")
+    assert pod.log.index(f"step {HALF}: held-out loss") > stopped
+    assert_equal_runs(pod.workdir, whole, STEPS)
+
+
+def test_sigterm_during_compilation(start, whole, tmp_path):
+    pod = start(tmp_path / "run")
+    pod.until(lambda: "training from step 0" in pod.log)
+    assert "compiled" not in pod.log
+    pod.kill(0, signal.SIGTERM)
+    assert pod.end() == 0
+    assert "told to stop, saved at step" in pod.log
+    assert_equal_runs(pod.workdir, whole, STEPS)
+
+
+def test_sigterm_while_importing(start, whole, tmp_path):
+    pod = start(tmp_path / "run")
+    pod.kill(1, signal.SIGTERM)
+    assert pod.end() == 0
+    assert "attempt 0: preempted (75)" in pod.log
+    assert_equal_runs(pod.workdir, whole, STEPS)
+
+
+def test_sigterm_to_the_pod_is_passed_on(start, whole, tmp_path):
+    pod = start(tmp_path / "run")
+    pod.until_step(2)
+    pod.process.send_signal(signal.SIGTERM)
+    assert pod.end() == 75
+    assert start(tmp_path / "run").end() == 0
+    assert_equal_runs(pod.workdir, whole, STEPS)
+
+
+def test_sigkill_during_a_save(start, whole, tmp_path):
+    pod = start(tmp_path / "run")
+    folder = pod.workdir / "checkpoints"
+    pod.until(lambda: list(folder.glob("6.orbax-checkpoint-tmp*")))
+    pod.kill(0, signal.SIGKILL)
+    pod.kill(1, signal.SIGKILL)
+    assert not (folder / "6").exists(), "the save was faster than the kill: run again"
+    assert pod.end() == 0
+    assert "resuming at step 3" in pod.log
+    assert_equal_runs(pod.workdir, whole, STEPS)
+
+
+def truncate(step):
+    for file in (step / "state").rglob("d/*"):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip(step):
+    files = [f for f in step.rglob("d/*") if f.is_file()]
+    file = max(files, key=lambda f: f.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[random.randrange(len(content))] ^= 1 << random.randrange(8)
+    file.write_bytes(content)
+
+
+def remove_item(step):
+    shutil.rmtree(step / "scales")
+
+
+def change_record(step):
+    file = step / "record" / "metadata"
+    file.write_text(file.read_text().replace('"delivered": 6', '"delivered": 7'))
+
+
+def stray(step):
+    (step.parent / "9").mkdir()
+
+
+@pytest.mark.parametrize("harm", [truncate, flip, remove_item, change_record, stray])
+def test_damaged_newest_checkpoint(start, whole, half, tmp_path, harm):
+    workdir = tmp_path / "run"
+    shutil.copytree(half, workdir)
+    harm(workdir / "checkpoints" / str(HALF))
+    pod = start(workdir)
+    assert pod.end() == 0
+    bad, good = (9, HALF) if harm is stray else (HALF, 3)
+    assert f"CHECKPOINT {bad} IS DAMAGED" in pod.log
+    assert f"resuming at step {good} " in pod.log
+    kept = [x.name for x in (workdir / "damaged").iterdir() if x.is_dir()]
+    assert len(kept) == 1 and kept[0].startswith(f"{bad}-")
+    assert_equal_runs(workdir, whole, STEPS)
+
+
+def test_no_checkpoint_that_is_whole_is_no_fresh_start(start, half, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(half, workdir)
+    for step in (workdir / "checkpoints").iterdir():
+        truncate(step)
+    before = sorted(x.name for x in (workdir / "checkpoints").iterdir())
+    command = [sys.executable, "-m", "launch.cli", "train", f"--config={start.config}"]
+    ended = subprocess.run(
+        [*command, f"--workdir={workdir}"], capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == 1
+    assert "can be restored; nothing was changed" in ended.stderr
+    assert before == sorted(x.name for x in (workdir / "checkpoints").iterdir())
+
+
+def test_disk_full_during_a_background_save(start, whole, tmp_path):
+    pod = start(tmp_path / "run", "--config.run.failed_saves=3")
+    pod.until_step(1)
+    limits = {pid: resource.prlimit(pid, resource.RLIMIT_FSIZE) for pid in pod.pids()}
+    for pid, (_, hard) in limits.items():
+        # Room for the lines of the metrics, not for arrays.
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (12_000, hard))
+    pod.until(lambda: "COULD NOT BE SAVED" in pod.log)
+    for pid, limit in limits.items():
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, limit)
+    assert pod.end() == 0
+    assert "restart" not in pod.log
+    assert_equal_runs(pod.workdir, whole, STEPS)
+
+
+def test_stuck_process_ends_by_the_watchdog(start, whole, tmp_path):
+    pod = start(tmp_path / "run", "--config.run.step_minutes=0.4")
+    pod.until_step(4)
+    pod.kill(1, signal.SIGSTOP)
+    assert pod.end() == 0
+    assert "Timeout (0:00:24)!" in pod.log and "Thread 0x" in pod.log
+    assert "train/loop.py" in pod.log  # the stacks tell where
+    assert_equal_runs(pod.workdir, whole, STEPS)
+
+
+def test_goodput_adds_up_over_two_kills(start, whole, tmp_path):
+    pod = start(tmp_path / "run")
+    for step in (4, 8):
+        pod.until_step(step)
+        pod.kill(step // 8, signal.SIGKILL)
+        pod.until(lambda step=step: f"restart {step // 4} of" in pod.log)
+    assert pod.end() == 0
+    command = [sys.executable, "-m", "launch.cli", "inspect", "--json"]
+    told = subprocess.run(
+        [*command, str(pod.workdir)], capture_output=True, text=True, timeout=100
+    )
+    goodput = json.loads(told.stdout)["goodput"]
+    assert goodput["attempts"] == 3
+    assert sum(goodput["seconds"].values()) == pytest.approx(goodput["wall"], rel=0.02)
+    assert goodput["seconds"]["down"] > 0 and goodput["seconds"]["recompute"] > 0
+    assert_equal_runs(pod.workdir, whole, STEPS)
+
+
+def test_workdir_without_permission(start, tiny_store, tmp_path):
+    if os.getuid() != 0:
+        pytest.skip("only root can give up its rights")
+    open_to_all = pathlib.Path("/tmp") / f"podgcm-drill-{os.getpid()}"
+    open_to_all.mkdir(mode=0o755)
+    try:
+        shutil.copytree(tiny_store.path, open_to_all / "store")
+        shutil.copy(start.config, open_to_all / "config.json")
+        forbidden = open_to_all / "forbidden"
+        forbidden.mkdir(mode=0o755)
+        ended = subprocess.run(
+            [
+                *(sys.executable, "-m", "launch.cli", "train"),
+                f"--config={open_to_all / 'config.json'}",
+                f"--config.data.store={open_to_all / 'store'}",
+                f"--workdir={forbidden / 'run'}",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "HOME": str(open_to_all), "JAX_NUM_CPU_DEVICES": "2"},
+            preexec_fn=lambda: os.setuid(65534),
+        )
+    finally:
+        shutil.rmtree(open_to_all)
+    assert ended.returncode == 2
+    told = [x for x in ended.stderr.splitlines() if x.startswith("podgcm train: ")]
+    assert len(told) == 1 and "ermission" in told[0], ended.stderr
+    assert "Traceback" not in ended.stderr
