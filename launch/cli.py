@@ -215,6 +215,23 @@ def _plan(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", help="of a run that is to be")
+    parser.add_argument("--workdir", help="its folder, on a disk or in a bucket")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.epilog = (
+        "Run it on all hosts of a pod at once, or as `podgcm pod -- doctor ...`, to "
+        "examine the pod. Nothing is left behind. Exit code 2 if anything FAILs. Any "
+        "knob of configs/base.py is overridden by --config.NAME=VALUE."
+    )
+
+
+def _run_doctor(args: argparse.Namespace) -> int:
+    from launch import doctor
+
+    return doctor.run(args.config, args.overrides, args.workdir, args.json)
+
+
 def _pod(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", type=int, default=2, help="(default 2)")
     parser.add_argument(
@@ -304,6 +321,11 @@ COMMANDS = {
         _plan,
         _run_plan,
     ),
+    "doctor": (
+        "is this machine, or this pod, fit to train, and if not what to do",
+        _doctor,
+        _run_doctor,
+    ),
     "pod": ("run a command as a pod on this machine", _pod, _run_pod),
     "launch": ("train or preprocess on the cloud", _launch, _run_launch),
     "bench": ("run a benchmark", _bench, _run_bench),
@@ -329,8 +351,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_args(
         [*(a for a in own if not a.startswith("--config.")), *rest]
     )
-    if overrides and args.command not in ("train", "plan"):
-        parser.error("--config.* flags are for `podgcm train` and `podgcm plan`")
+    if overrides and args.command not in ("train", "plan", "doctor"):
+        parser.error("--config.* flags are for `podgcm train`, `plan` and `doctor`")
     args.overrides = overrides
     return args
 
