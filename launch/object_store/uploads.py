@@ -74,7 +74,10 @@ class ResumableUploads:
             end = len(chunk) - 1
             content_range = f"bytes 0-{end}/{len(chunk)}" if chunk else "bytes */0"
         match = _CHUNK_RANGE.fullmatch(content_range)
-        first, last, total = match.groups() if match else ("0", "0", "0")
+        if match is None:
+            message = f"bad Content-Range: {content_range}"
+            raise Refusal(HTTPStatus.BAD_REQUEST, message)
+        first, last, total = match.groups()
         with self._lock:
             session = self._find(number)
             start, stop = len(session.content), len(session.content) + len(chunk)
