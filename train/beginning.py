@@ -99,6 +99,7 @@ def _calibrated(experiment: Experiment, model: NeuralGCM) -> Scales:
         scales = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     if processes.count() == 1:
         return scales
+    processes.gather("calibrated", True)  # exchanges of devices wait for no one long
     return multihost_utils.broadcast_one_to_all(scales)
 
 

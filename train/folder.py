@@ -33,23 +33,6 @@ class RunFolder:
             self.local = pathlib.Path(self.path)
         self._copied: dict[pathlib.Path, tuple[int, int]] = {}
 
-    def make(self) -> None:
-        """Makes the folder, if it is not there.
-
-        Raises:
-          UserError: if it cannot be written to.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / "writable"
-            probe.write_text("")
-            probe.unlink()
-        except OSError as error:
-            raise UserError(
-                f"--workdir={self.path} cannot be written to ({error}): give another, "
-                "or the right to"
-            ) from error
-
     def fetch(self, name: str) -> None:
         """Copies a file that is to grow to the disk, if it is not there already."""
         if self._remote and (self.path / name).exists():

@@ -153,7 +153,8 @@ def gather(name: str, value: Any) -> list[Any]:
     """
     if count() == 1:
         return [value]
-    key = f"podgcm/{next(_exchanges)}/{name}"
+    number = next(_exchanges)
+    key = f"podgcm/{number}/{name}"
     me = jax.process_index()
     if me:
         _key_value_store().key_value_set(f"{key}/{me}", json.dumps(value))
@@ -161,6 +162,8 @@ def gather(name: str, value: Any) -> list[Any]:
     values = [value]
     values += [json.loads(_get(f"{key}/{n}", n)) for n in range(1, count())]
     _key_value_store().key_value_set(f"{key}/all", json.dumps(values))
+    # All have answered, so all have read what was handed out before.
+    _key_value_store().key_value_delete(f"podgcm/{number - 1}/")
     return values
 
 

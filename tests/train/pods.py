@@ -32,6 +32,8 @@ class Pod:
                 **os.environ,
                 "JAX_COMPILATION_CACHE_DIR": str(cache),
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+                # On CPUs only process 0 can use the cache: compile quickly.
+                "XLA_FLAGS": "--xla_backend_optimization_level=0",
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -26,7 +26,7 @@ HALF = 6  # an evaluation and a checkpoint
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory, make_tiny_config):
-    """A function that starts a pod of two processes in a folder."""
+    """A function that starts a pod of two devices in a folder."""
     folder = tmp_path_factory.mktemp("pods")
     config = make_tiny_config()
     config.train.steps = STEPS
@@ -39,8 +39,12 @@ def start(tmp_path_factory, make_tiny_config):
     file = folder / "config.json"
     file.write_text(json.dumps(to_json(config)))
 
-    def start(workdir, *overrides):
-        return Pod(file, workdir, folder / "cache", *overrides)
+    def start(workdir, *overrides, processes=2):
+        return Pod(
+            *(file, workdir, folder / "cache", *overrides),
+            processes=processes,
+            devices=2 // processes,
+        )
 
     start.config = file
     return start
@@ -55,10 +59,18 @@ def whole(tmp_path_factory, start):
 
 
 @pytest.fixture(scope="module")
-def half(tmp_path_factory, start, whole):
-    """Folder of a run that ended half-way."""
+def alone(tmp_path_factory, start):
+    """The same of one process."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    assert start(workdir, processes=1).end() == 0
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory, start, alone):
+    """Folder of a run of one process that ended half-way."""
     workdir = tmp_path_factory.mktemp("half") / "run"
-    assert start(workdir, f"--config.train.steps={HALF}").end() == 0
+    assert start(workdir, f"--config.train.steps={HALF}", processes=1).end() == 0
     return workdir
 
 
@@ -159,17 +171,27 @@ def stray(step):
 
 
 @pytest.mark.parametrize("harm", [truncate, flip, remove_item, change_record, stray])
-def test_damaged_newest_checkpoint(start, whole, half, tmp_path, harm):
+def test_damaged_newest_checkpoint(start, alone, half, tmp_path, harm):
     workdir = tmp_path / "run"
     shutil.copytree(half, workdir)
     harm(workdir / "checkpoints" / str(HALF))
-    pod = start(workdir)
+    pod = start(workdir, processes=1)
     assert pod.end() == 0
     bad, good = (9, HALF) if harm is stray else (HALF, 3)
     assert f"CHECKPOINT {bad} IS DAMAGED" in pod.log
     assert f"resuming at step {good} " in pod.log
     kept = [x.name for x in (workdir / "damaged").iterdir() if x.is_dir()]
     assert len(kept) == 1 and kept[0].startswith(f"{bad}-")
+    assert_equal_runs(workdir, alone, STEPS)
+
+
+def test_all_processes_choose_the_same_checkpoint(start, whole, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole, workdir)
+    flip(workdir / "checkpoints" / str(STEPS))
+    pod = start(workdir)
+    assert pod.end() == 0
+    assert f"resuming at step {STEPS - 3} " in pod.log
     assert_equal_runs(workdir, whole, STEPS)
 
 
@@ -213,11 +235,11 @@ def test_stuck_process_ends_by_the_watchdog(start, whole, tmp_path):
     assert_equal_runs(pod.workdir, whole, STEPS)
 
 
-def test_goodput_adds_up_over_two_kills(start, whole, tmp_path):
-    pod = start(tmp_path / "run")
+def test_goodput_adds_up_over_two_kills(start, alone, tmp_path):
+    pod = start(tmp_path / "run", processes=1)
     for step in (4, 8):
         pod.until_step(step)
-        pod.kill(step // 8, signal.SIGKILL)
+        pod.kill(0, signal.SIGKILL)
         pod.until(lambda step=step: f"restart {step // 4} of" in pod.log)
     assert pod.end() == 0
     command = [sys.executable, "-m", "launch.cli", "inspect", "--json"]
@@ -228,7 +250,7 @@ def test_goodput_adds_up_over_two_kills(start, whole, tmp_path):
     assert goodput["attempts"] == 3
     assert sum(goodput["seconds"].values()) == pytest.approx(goodput["wall"], rel=0.02)
     assert goodput["seconds"]["down"] > 0 and goodput["seconds"]["recompute"] > 0
-    assert_equal_runs(pod.workdir, whole, STEPS)
+    assert_equal_runs(pod.workdir, alone, STEPS)
 
 
 def test_workdir_without_permission(start, tiny_store, tmp_path):
