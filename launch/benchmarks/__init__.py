@@ -145,6 +145,12 @@ def _store(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _kills(parser: argparse.ArgumentParser) -> None:
+    from launch.benchmarks.kills import add_arguments
+
+    add_arguments(parser)
+
+
 BENCHMARKS = {
     "baroclinic_wave": (
         "the baroclinic wave of Jablonowski and Williamson: pressure and pictures",
@@ -161,6 +167,10 @@ BENCHMARKS = {
     "preprocess": (
         "preprocessing of an ERA5-sized source; dinosaur in xarray-beam beside it",
         _preprocess,
+    ),
+    "kills": (
+        "kills at random times: what is run again, lost, altered",
+        _kills,
     ),
     "store": (
         "reading windows as training does; other formats and libraries beside it",

@@ -1,0 +1,297 @@
+"""`podgcm bench kills`: is anything lost when a pod is killed again and again?
+
+A tiny model is trained twice, undisturbed, and by a pod whose processes get signals at
+random times: in training, while starting, compiling, restoring, saving, evaluating.
+Then the metrics are compared line by line and the final state array by array.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from configs import base
+from launch.sample import make_sample
+from pipeline.errors import UserError
+from pipeline.preprocess import preprocess
+from train.config import to_json
+from train.ledger import attempts, summarize
+
+_SAVE_EVERY = 2  # steps
+_STEPS_PER_KILL = 3  # so that the run is not over before the last kill
+_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)
+_SHARES = (0.6, 0.3, 0.1)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--count", type=int, default=50, help="kills (default 50)")
+    parser.add_argument("--processes", type=int, default=2, help="(default 2)")
+    parser.add_argument("--seed", type=int, default=0, help="of the kills (default 0)")
+    parser.add_argument("--folder", help="to work in (default: a temporary one)")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Runs the benchmark.
+
+    Returns:
+      `kills` delivered; `recomputed`: steps run again; `lost`: lines of the metrics
+      that are missing, repeated or different; `altered`: arrays of the final state that
+      are not the same to the bit; and how it went.
+
+    Raises:
+      UserError: if a number makes no sense, or a run does not end well.
+    """
+    if args.count < 1 or args.processes < 1:
+        raise UserError("--count and --processes must be at least 1")
+    if args.folder:
+        return _run(args, pathlib.Path(args.folder).resolve())
+    with tempfile.TemporaryDirectory(prefix="podgcm-kills-") as folder:
+        return _run(args, pathlib.Path(folder))
+
+
+def _run(args: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
+    config = _make_data(folder, args.processes)
+    steps = config["train"]["steps"] = _STEPS_PER_KILL * args.count + _SAVE_EVERY
+    (folder / "config.json").write_text(json.dumps(config))
+    whole, disturbed = folder / "whole", folder / "disturbed"
+    _say("the undisturbed run")
+    pod = _Pod(folder, whole, args.processes, restarts=0)
+    if pod.wait():
+        raise UserError("the undisturbed run failed:\n" + "\n".join(pod.lines[-20:]))
+    pod = _Pod(folder, disturbed, args.processes, restarts=2 * args.count + 10)
+    killer = _Killer(pod, random.Random(args.seed))
+    begun = time.monotonic()
+    for number in range(args.count):
+        _say(f"kill {number + 1} of {args.count}: {killer.kill()}")
+    code = pod.wait()
+    if code:
+        raise UserError(f"the run ended with {code}:\n" + "\n".join(pod.lines[-40:]))
+    return {
+        "kills": killer.kills,
+        "recomputed": recomputed(pod.lines, killer.reached),
+        "lost": lost(_lines(whole), _lines(disturbed)),
+        "altered": _altered(whole, disturbed, steps),
+        "steps": steps,
+        "save_every": _SAVE_EVERY,
+        "signals": dict(Counter(killer.signals)),
+        "seconds": round(time.monotonic() - begun, 1),
+        "goodput": round(summarize(attempts(disturbed))["goodput"], 4),
+    }
+
+
+def _make_data(folder: pathlib.Path, processes: int) -> dict[str, Any]:
+    """Makes a small planet and store, and returns a configuration for them."""
+    planet, store = folder / "planet.zarr", folder / "store"
+    if not planet.exists():
+        make_sample(str(planet), days=4, spin_up_days=1, longitudes=64)
+    levels = "10,50,100,250,500,700,850,1000"
+    preprocess(str(planet), str(store), "15@32x16", levels=levels, shard_steps=4)
+    config = base.get_config()
+    config.data.store = str(store)
+    config.data.train_times = "2001-01-01/2001-01-03"
+    config.data.eval_times = "2001-01-04/2001-01-04"
+    config.data.frames = 2
+    config.model.dycore_grid = "10@32x16"
+    config.model.layers = 4
+    config.model.step_minutes = 360
+    config.model.width = 8
+    config.model.blocks = 1
+    config.mesh.data = -1
+    config.train.batch = processes
+    config.train.checkpoint_every = _SAVE_EVERY
+    config.train.eval_every = 5
+    config.train.eval_batches = 4
+    config.run.step_minutes = 0.5  # a stopped process is to be noticed soon
+    return to_json(config)
+
+
+class _Pod:
+    """A supervised pod as a process of its own; its lines are kept."""
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        workdir: pathlib.Path,
+        processes: int,
+        restarts: int,
+    ) -> None:
+        self.workdir = workdir
+        pod = [
+            *(sys.executable, "-m", "launch.cli", "pod", f"--processes={processes}"),
+            *(f"--restarts={restarts}", "--delay=0", "--grace=2", "--", "train"),
+            *(f"--config={folder / 'config.json'}", f"--workdir={workdir}"),
+        ]
+        environment = {
+            **os.environ,
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            # Most of the time would else go into compiling again.
+            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        }
+        self._process = subprocess.Popen(
+            pod,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self._process.stdout:
+            self.lines.append(line.rstrip())
+
+    def wait(self) -> int:
+        code = self._process.wait()
+        self._reader.join()
+        return code
+
+    def until(self, condition) -> None:
+        """Waits for a condition; a pod that ends before is an error."""
+        while not condition():
+            if self._process.poll() is not None:
+                raise UserError(
+                    "the run was over before the last kill:\n"
+                    + "\n".join(self.lines[-20:])
+                )
+            time.sleep(0.005)
+
+    def attempts(self) -> list[list[int]]:
+        """Process numbers of all attempts so far."""
+        found = [re.match(r"pod: attempt \d+: .* pids (.*)", x) for x in self.lines]
+        return [[int(pid) for pid in m.group(1).split()] for m in found if m]
+
+    def ended(self) -> int:
+        """How many attempts are over."""
+        ends = r"pod: attempt \d+: (preempted|failed|finished|ended)"
+        return sum(bool(re.match(ends, x)) for x in self.lines)
+
+    def step(self) -> int:
+        """The last step in the metrics."""
+        file = self.workdir / "metrics.jsonl"
+        if not file.exists():
+            return 0
+        steps = re.findall(r'^\{"step": (\d+), ', file.read_text(), re.MULTILINE)
+        return max(map(int, steps), default=0)
+
+
+class _Killer:
+    """Sends one signal in each attempt, and waits until that is over.
+
+    Attributes:
+      kills: so far.
+      signals: their names.
+      reached: the last step of each attempt that was killed.
+    """
+
+    def __init__(self, pod: _Pod, dice: random.Random) -> None:
+        self._pod, self._dice = pod, dice
+        self.kills = 0
+        self.signals: list[str] = []
+        self.reached: list[int] = []
+
+    def kill(self) -> str:
+        """One kill; returns what was done."""
+        pod, dice = self._pod, self._dice
+        number = pod.ended()
+        pod.until(lambda: len(pod.attempts()) > number)
+        pids = pod.attempts()[-1]
+        kind = dice.choices(_SIGNALS, _SHARES)[0]
+        if kind != signal.SIGSTOP and dice.random() < 0.3:
+            when = f"{dice.uniform(0, 20):.1f} s after its start"
+            deadline = time.monotonic() + float(when.split()[0])
+            pod.until(lambda: time.monotonic() > deadline)
+        else:
+            begun, steps = pod.step(), dice.randint(1, _SAVE_EVERY + 1)
+            said = len(pod.lines)
+            pod.until(lambda: any("compiled in" in x for x in pod.lines[said:]))
+            begun = min(begun, self._resumed())
+            pod.until(lambda: pod.step() >= begun + steps)
+            time.sleep(dice.uniform(0, 0.5))  # into a save, an evaluation, a step
+            when = f"{steps} steps after step {begun}"
+        victim = dice.randrange(len(pids))
+        os.kill(pids[victim], kind)
+        pod.until(lambda: pod.ended() > number)
+        self.kills += 1
+        self.signals.append(kind.name)
+        self.reached.append(pod.step())
+        return f"{kind.name} to process {victim}, {when}"
+
+    def _resumed(self) -> int:
+        """The step at which the present attempt began."""
+        found = [re.search(r"resuming at step (\d+) ", x) for x in self._pod.lines]
+        found = [int(m.group(1)) for m in found if m]
+        return found[-1] if found else 0
+
+
+def recomputed(lines: Sequence[str], reached: Sequence[int]) -> int:
+    """Steps that were run again.
+
+    Args:
+      lines: of the pod.
+      reached: the last step in the metrics at the end of each attempt but the last.
+    """
+    total, attempt, step, begun = 0, -1, 0, {}
+    for line in lines:
+        if re.match(r"pod: attempt \d+: .* pids ", line):
+            attempt += 1
+        found = re.search(r"(?:resuming at|training from) step (\d+) ", line)
+        if found:
+            step = int(found.group(1))
+        if "compiled in" in line:  # an attempt that ended before has run no step
+            begun[attempt] = step
+    furthest = 0
+    for number in range(attempt + 1):
+        if number in begun:
+            total += max(furthest - begun[number], 0)
+            furthest = begun[number]
+        if number < len(reached):
+            furthest = max(furthest, reached[number])
+    return total
+
+
+def _lines(workdir: pathlib.Path) -> list[str]:
+    return (workdir / "metrics.jsonl").read_text().splitlines()
+
+
+def lost(expected: Sequence[str], found: Sequence[str]) -> int:
+    """Lines that are missing, repeated or different."""
+    wanted, got = Counter(expected), Counter(found)
+    return max((wanted - got).total(), (got - wanted).total())
+
+
+def _altered(whole: pathlib.Path, disturbed: pathlib.Path, step: int) -> int:
+    """Arrays of the final state that are not the same to the bit."""
+    states = [_state(folder, step) for folder in (whole, disturbed)]
+    equal = jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), *states)
+    return sum(not same for same in jax.tree.leaves(equal))
+
+
+def _state(workdir: pathlib.Path, step: int) -> Any:
+    path = workdir / "checkpoints" / str(step) / "state"
+    handler = ocp.PyTreeCheckpointHandler()
+    as_numpy = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(path).tree
+    )
+    return handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+
+
+def _say(line: str) -> None:
+    print(f"kills: {line}", file=sys.stderr, flush=True)
