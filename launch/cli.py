@@ -360,8 +360,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs a command; exits as `train.exit_codes` says."""
     args = parse(sys.argv[1:] if argv is None else argv)
-    virtual_devices.prepare()
     try:
+        virtual_devices.prepare()
         code = args.run(args)
         sys.stdout.flush()
     except BrokenPipeError:  # such as `podgcm inspect STORE | head`

@@ -2,6 +2,8 @@
 
 import os
 
+from pipeline.errors import UserError
+
 # Devices wait for each other inside collectives, and each occupies a thread while it
 # waits: with as few threads as devices, two collectives that run at once can starve
 # each other for ever.
@@ -19,8 +21,14 @@ def prepare() -> None:
     """Sets what XLA reads when JAX first starts; call it before that.
 
     Leaves alone what the user has set. Does nothing for a single device.
+
+    Raises:
+      UserError: if that is no number.
     """
-    devices = int(os.environ.get("JAX_NUM_CPU_DEVICES", "1"))
+    number = os.environ.get("JAX_NUM_CPU_DEVICES", "1")
+    if not number.isdigit():
+        raise UserError(f"JAX_NUM_CPU_DEVICES={number} is no number")
+    devices = int(number)
     if devices < 2:
         return
     os.environ.setdefault("NPROC", str(_THREADS_PER_DEVICE * devices))

@@ -9,7 +9,7 @@ import pytest
 from tests.train.pods import Pod, losses
 from train.config import to_json
 
-pytestmark = pytest.mark.drill
+pytestmark = pytest.mark.slow
 
 STEPS, SAVED = 22, 2
 
