@@ -25,7 +25,7 @@ def told(capsys):
 
     def check(*argv):
         capsys.readouterr()
-        assert run(*argv) == 1
+        assert run(*argv) == 2
         lines = [x for x in capsys.readouterr().err.splitlines() if "podgcm " in x]
         assert len(lines) == 1 and lines[0].startswith(f"podgcm {argv[0]}: ")
         return lines[0]
