@@ -151,6 +151,16 @@ def _kills(parser: argparse.ArgumentParser) -> None:
     add_arguments(parser)
 
 
+def _saves(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--megabytes", type=int, default=100, help="of the state (default 100)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="to take medians of (default 7)"
+    )
+    parser.add_argument("--folder", help="for temporary files (default: the system's)")
+
+
 BENCHMARKS = {
     "baroclinic_wave": (
         "the baroclinic wave of Jablonowski and Williamson: pressure and pictures",
@@ -175,5 +185,9 @@ BENCHMARKS = {
     "store": (
         "reading windows as training does; other formats and libraries beside it",
         _store,
+    ),
+    "saves": (
+        "how long an asynchronous checkpoint blocks, against one that is waited for",
+        _saves,
     ),
 }
