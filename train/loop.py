@@ -126,7 +126,7 @@ class Loop:
         begun = time.monotonic()
         self.train_step, self.eval_step = train_step.compile(), eval_step.compile()
         # The first exchange of devices waits for half a minute at most (gloo).
-        processes.gather("compiled", True)
+        processes.gather("compiled", True, config.run.first_step_minutes)
         say(
             f"compiled in {time.monotonic() - begun:.0f} s: a step needs "
             f"{self.train_step.memory_analysis().peak_memory_in_bytes / GIB:.3f} GiB "

@@ -134,33 +134,40 @@ def _key_value_store() -> Any:
     return distributed.global_state.client
 
 
-def _get(key: str, process: int) -> str:
+def _get(key: str, process: int, seconds: float) -> str:
     try:
-        return _key_value_store().blocking_key_value_get(
-            key, int(_timeout_seconds * 1000)
-        )
+        return _key_value_store().blocking_key_value_get(key, int(seconds * 1000))
     except jax.errors.JaxRuntimeError as error:
         raise Failed(
-            f"process {process} has not answered for {_timeout_seconds:.0f} s ({key})"
+            f"process {process} has not answered for {seconds:.0f} s ({key})"
         ) from error
 
 
-def gather(name: str, value: Any) -> list[Any]:
+def gather(name: str, value: Any, minutes: float | None = None) -> list[Any]:
     """The values (of JSON) of all processes, in their order, on each of them.
 
     All processes must call it, in the same order. Process 0 collects and hands out, so
     that a thousand processes make two thousand requests.
+
+    Args:
+      name: for messages.
+      value: of this process.
+      minutes: that others may take longer; default those of `join`.
+
+    Raises:
+      Failed: if one has not answered by then.
     """
     if count() == 1:
         return [value]
     number = next(_exchanges)
     key = f"podgcm/{number}/{name}"
+    seconds = 60 * minutes if minutes else _timeout_seconds
     me = jax.process_index()
     if me:
         _key_value_store().key_value_set(f"{key}/{me}", json.dumps(value))
-        return json.loads(_get(f"{key}/all", 0))
+        return json.loads(_get(f"{key}/all", 0, seconds))
     values = [value]
-    values += [json.loads(_get(f"{key}/{n}", n)) for n in range(1, count())]
+    values += [json.loads(_get(f"{key}/{n}", n, seconds)) for n in range(1, count())]
     _key_value_store().key_value_set(f"{key}/all", json.dumps(values))
     # All have answered, so all have read what was handed out before.
     _key_value_store().key_value_delete(f"podgcm/{number - 1}/")

@@ -227,7 +227,12 @@ class _Killer:
             time.sleep(dice.uniform(0, 0.5))  # into a save, an evaluation, a step
             when = f"{steps} steps after step {begun}"
         victim = dice.randrange(len(pids))
-        os.kill(pids[victim], kind)
+        try:
+            os.kill(pids[victim], kind)
+        except ProcessLookupError:  # it has ended by itself
+            pod.until(lambda: pod.ended() > number)
+            self.reached.append(pod.step())
+            return self.kill()
         pod.until(lambda: pod.ended() > number)
         self.kills += 1
         self.signals.append(kind.name)

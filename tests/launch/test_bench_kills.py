@@ -32,7 +32,7 @@ def test_steps_that_are_run_again_are_counted_once():
     assert kills.recomputed(lines, reached=[5, 5, 9]) == 1 + 3
 
 
-@pytest.mark.drill
+@pytest.mark.slow
 def test_nothing_is_lost_by_three_kills(tmp_path):
     arguments = argparse.Namespace(count=3, processes=2, seed=1, folder=str(tmp_path))
     figures = kills.run(arguments)

@@ -19,7 +19,8 @@ exit $(sed -n "$(wc -l <count)p" exits)
 """
 # Runs until SIGTERM, and takes its time to save.
 WAITING = (
-    "trap 'sleep 0.2; echo saved >saved; exit 75' TERM\nwhile :; do sleep 0.02; done"
+    "trap 'sleep 0.2; echo saved >saved; exit 75' TERM\n"
+    "echo >ready\nwhile :; do sleep 0.02; done"
 )
 
 
@@ -50,10 +51,18 @@ class Host:
         return state
 
     def until(self, state: str) -> None:
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while self.state() != state:
             assert time.monotonic() < end, (self.state(), self("log").stdout)
             time.sleep(0.05)
+
+    def ready(self) -> None:
+        """Waits until `WAITING` heeds SIGTERM."""
+        end = time.monotonic() + 60
+        while not (self.folder / "ready").exists():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        (self.folder / "ready").unlink()
 
     def pid(self, name: str = "pid") -> int:
         return int((self.folder / name).read_text())
@@ -76,7 +85,7 @@ def exits(host: Host, *codes: int, tries: int = 10, logs: str = "") -> str:
     (host.folder / "exits").write_text("\n".join(map(str, codes)))
     started = host("start", str(tries), logs, "bash", host.script(COMMAND), "a  b", "*")
     assert started.returncode == 0, started.stderr
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not host.state().startswith("ended"):
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -108,14 +117,15 @@ def test_count_begins_anew_after_a_long_try(host):
 def test_sigterm_goes_through_to_the_command(host):
     assert host("start", "9", "", "bash", host.script(WAITING)).returncode == 0
     host.until("running 1")
-    time.sleep(0.1)
+    host.ready()
     os.kill(host.pid("loop"), signal.SIGTERM)
     host.until("ended 75")  # and not again, although 75 is
     assert (host.folder / "saved").exists()
     # A second start begins again.
     (host.folder / "saved").unlink()
+    time.sleep(0.5)  # the loop is about to end
     assert host("start", "9", "", "bash", host.script(WAITING)).returncode == 0
-    time.sleep(0.1)
+    host.ready()
     assert host("stop").returncode == 0
     host.until("stopped 75")
     assert (host.folder / "saved").exists()
@@ -124,7 +134,7 @@ def test_sigterm_goes_through_to_the_command(host):
 def test_sigterm_between_tries(host):
     host.env["PODGCM_PAUSE"] = "60"
     assert host("start", "9", "", "sh", "-c", "exit 1").returncode == 0
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while "exit code 1" not in host("log").stdout:
         assert time.monotonic() < end
     assert host("stop").returncode == 0
@@ -134,6 +144,7 @@ def test_sigterm_between_tries(host):
 def test_one_at_a_time(host):
     waiting = host.script(WAITING)
     assert host("start", "9", "", "bash", waiting).returncode == 0
+    host.ready()
     again = host("start", "9", "", "bash", waiting)
     assert (again.returncode, again.stdout) == (0, "it runs already\n")
     other = host("start", "9", "", "true")
@@ -163,7 +174,7 @@ def test_signal_reaches_the_command(host):
     assert host("start", "9", "", "bash", command).returncode == 0
     time.sleep(0.2)
     assert host("signal", "USR1").returncode == 0
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not (host.folder / "dumped").exists():
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -180,7 +191,7 @@ def test_log_is_copied(host, tmp_path):
     command = host.script("echo hello; sleep 0.5; echo bye; exit 0")
     assert host("start", "9", "gs://b/logs", "bash", command).returncode == 0
     copied = tmp_path / "copied"
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not copied.exists() or "hello" not in copied.read_text():
         assert time.monotonic() < end
         time.sleep(0.02)

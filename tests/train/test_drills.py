@@ -203,9 +203,13 @@ def test_no_checkpoint_that_is_whole_is_no_fresh_start(start, half, tmp_path):
     before = sorted(x.name for x in (workdir / "checkpoints").iterdir())
     command = [sys.executable, "-m", "launch.cli", "train", f"--config={start.config}"]
     ended = subprocess.run(
-        [*command, f"--workdir={workdir}"], capture_output=True, text=True, timeout=300
+        [*command, f"--workdir={workdir}"],
+        env={**os.environ, "JAX_NUM_CPU_DEVICES": "2"},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
-    assert ended.returncode == 1
+    assert ended.returncode == 1, ended.stderr
     assert "can be restored; nothing was changed" in ended.stderr
     assert before == sorted(x.name for x in (workdir / "checkpoints").iterdir())
 
@@ -263,9 +267,17 @@ def test_workdir_without_permission(start, tiny_store, tmp_path):
         shutil.copy(start.config, open_to_all / "config.json")
         forbidden = open_to_all / "forbidden"
         forbidden.mkdir(mode=0o755)
+        # The program itself may be out of the other user's reach: import it before.
+        script = """
+import os, sys
+import train.loop, train.config
+from launch import cli
+os.setuid(65534)
+cli.main(sys.argv[1:])
+"""
         ended = subprocess.run(
             [
-                *(sys.executable, "-m", "launch.cli", "train"),
+                *(sys.executable, "-c", script, "train"),
                 f"--config={open_to_all / 'config.json'}",
                 f"--config.data.store={open_to_all / 'store'}",
                 f"--workdir={forbidden / 'run'}",
@@ -274,7 +286,6 @@ def test_workdir_without_permission(start, tiny_store, tmp_path):
             text=True,
             timeout=300,
             env={**os.environ, "HOME": str(open_to_all), "JAX_NUM_CPU_DEVICES": "2"},
-            preexec_fn=lambda: os.setuid(65534),
         )
     finally:
         shutil.rmtree(open_to_all)
