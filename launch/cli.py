@@ -207,10 +207,23 @@ def _plan(parser: argparse.ArgumentParser) -> None:
         help="AXIS=SIZE,... such as level=4,lat=1; axes not named are 1 (default: that "
         "of the config); the data axis, unless named here, takes the devices left",
     )
+    parser.add_argument(
+        "--slices",
+        type=int,
+        default=1,
+        help="so many of the slice, joined by the data-centre network (default 1)",
+    )
+    parser.add_argument(
+        "--stages",
+        metavar="HOURS:STEPS,...",
+        help="also model the wall time of a curriculum: so many steps with rollouts of "
+        "so many hours, such as 6:20000,24:20000,120:5000",
+    )
     parser.add_argument("--json", action="store_true", help="for machines")
     parser.epilog = (
         "Nothing runs, and no TPU is needed: the training step is compiled by the TPU "
-        "compiler, and its program is accounted for. Exit code 1 if it does not fit. "
+        "compiler, and its program is accounted for. Exit code 1 if it does not fit, "
+        "or does not overwrite the training state in place. "
         "Any knob of configs/base.py is overridden by --config.NAME=VALUE."
     )
 
@@ -293,13 +306,14 @@ def _run_plan(args: argparse.Namespace) -> int:
     from launch.tpu import topology
 
     topology.prepare()
-    from launch.plan import format_plan, plan
+    from launch.plan import plan
+    from launch.plan_page import format_plan
     from train.config import load_config
 
     config = load_config(args.config, args.overrides)
-    figures = plan(config, args.topology, args.mesh)
+    figures = plan(config, args.topology, args.mesh, args.slices, args.stages)
     print(json.dumps(figures) if args.json else format_plan(figures))
-    return 0 if figures["fits"] else 1
+    return 0 if figures["fits"] and figures["donated"] else 1
 
 
 COMMANDS = {

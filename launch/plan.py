@@ -1,6 +1,7 @@
-"""`podgcm plan`: what a training step would cost on a TPU slice that is not there."""
+"""`podgcm plan`: what a training step would cost on TPU slices that are not there."""
 
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -9,11 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from launch.plan_stages import curriculum, parse_stages
 from launch.tpu import topology
 from launch.tpu.cost import CHIPS
-from launch.tpu.measure import abstract, measure
+from launch.tpu.measure import Measurement, abstract, device_bytes, measure
 from model.neural_gcm import NeuralGCM
 from model.partitioning import AXES
 from model.precision import transform_precision
@@ -31,11 +34,15 @@ from train.mesh import (
     state_shardings,
     tree_shardings,
 )
-from train.step import initial_state, make_train_step
+from train.step import TrainState, initial_state, make_train_step
 
 
 def plan(
-    config: ConfigDict, slice_name: str, mesh: str | None = None
+    config: ConfigDict,
+    slice_name: str,
+    mesh: str | None = None,
+    slices: int = 1,
+    stages: str | None = None,
 ) -> dict[str, Any]:
     """Compiles the training step of `config` for a slice, and accounts for it.
 
@@ -43,51 +50,125 @@ def plan(
       config: of the run.
       slice_name: such as `v5p:2x2x1`.
       mesh: see `mesh_shape`.
+      slices: how many of them, joined by the network of the data centre.
+      stages: of a curriculum, see `plan_stages.parse_stages`; they cost another one or
+        two compilations.
 
     Returns:
       The figures of one device (`launch.tpu.measure.Measurement`), with the `topology`,
-      its `devices`, the `mesh` and the `config` that they belong to.
+      its `devices`, the `mesh` and the `config` that they belong to; of a program that
+      fits, bytes of the training `state`, whether it is `donated` (overwritten in
+      place), the `pace` of training, and the `curriculum`, if stages were given.
 
     Raises:
-      UserError: if the slice, the mesh or the configuration cannot be used.
+      UserError: if the slice, the mesh, the stages or the configuration cannot be used.
     """
-    devices = topology.devices(slice_name)
-    spec = build.build_spec(config, *data_grid(config))
-    build.check_rollout(config)
-    shape = mesh_shape(config, mesh, len(devices))
-    shape.check(spec, config.train.batch)
-    on = make_mesh(shape, devices)
-    optimizer = build.build_optimizer(config)
-    state = jax.eval_shape(lambda: initial_state(spec, optimizer, config.seed))
-    shardings = state_shardings(on, state, config.mesh.parameters)
-    step = make_train_step(
-        optimizer,
-        build.build_loss_weights(config),
-        config.data.hours,
-        config.optimizer.ema_decay,
-        on,
-        shardings,
-    )
-    model = abstract_model(spec, shape.lat)
-    batch = abstract_batch(spec, config.train.batch, config.data.frames)
-    arguments = (
-        abstract(model, tree_shardings(on, model.layout())),
-        abstract(state, shardings),
-        abstract(
-            batch,
-            tree_shardings(on, jax.tree.map(lambda x: batch_layout(x.ndim), batch)),
-        ),
-    )
-    chip = topology.chip_name(slice_name)
-    print(f"plan: compiling for {slice_name} ...", file=sys.stderr, flush=True)
-    measurement = measure(step, arguments, on, CHIPS[chip])
-    return {
+    parsed = parse_stages(stages, config.data.hours) if stages else []
+    planned = Planned.create(config, slice_name, mesh, slices)
+    measured = planned.measure(config.data.frames)
+    figures = {
         "topology": slice_name,
-        "devices": len(devices),
-        "mesh": dataclasses.asdict(shape),
+        "slices": slices,
+        "devices": planned.mesh.size,
+        "mesh": dict(planned.mesh.shape),
         "config": config.to_dict(),
-        **measurement.to_json(),
+        **measured.to_json(),
     }
+    if not measured.fits:
+        return figures
+    state = device_bytes(planned.state)
+    figures |= {
+        "state": state,
+        "donated": measured.memory["aliased"] >= state,
+        "pace": pace(config, measured.cost.seconds),
+    }
+    if parsed:
+        known = {config.data.frames: measured}
+        figures["curriculum"] = curriculum(
+            parsed, config.data.hours, lambda n: known.get(n) or planned.measure(n)
+        )
+    return figures
+
+
+def pace(config: ConfigDict, seconds: float) -> dict[str, float]:
+    """What a modelled time of a step of `seconds` means for training."""
+    days = (config.data.frames - 1) * config.data.hours / 24
+    return {
+        "rollout_days": days,
+        "seconds_per_simulated_day": seconds / days,
+        "samples_per_second": config.train.batch / seconds,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """A training step and the devices that it is planned for.
+
+    Attributes:
+      config: of the run.
+      spec: of its model.
+      mesh: of all devices.
+      slice_name: such as `v5p:2x2x1`.
+      slices: how many of them.
+    """
+
+    config: ConfigDict
+    spec: ModelSpec
+    mesh: Mesh
+    slice_name: str
+    slices: int
+
+    @classmethod
+    def create(
+        cls, config: ConfigDict, slice_name: str, mesh: str | None, slices: int
+    ) -> "Planned":
+        """Arguments and errors are those of `plan`."""
+        devices = topology.devices(slice_name, slices)
+        spec = build.build_spec(config, *data_grid(config))
+        build.check_rollout(config)
+        shape = mesh_shape(config, mesh, len(devices))
+        shape.check(spec, config.train.batch)
+        return cls(config, spec, make_mesh(shape, devices), slice_name, slices)
+
+    @functools.cached_property
+    def model(self) -> NeuralGCM:
+        """Shapes of the model's tables."""
+        model = abstract_model(self.spec, self.mesh.shape["lat"])
+        return abstract(model, tree_shardings(self.mesh, model.layout()))
+
+    @functools.cached_property
+    def state(self) -> TrainState:
+        """Shapes of what training changes."""
+        optimizer = build.build_optimizer(self.config)
+        state = jax.eval_shape(
+            lambda: initial_state(self.spec, optimizer, self.config.seed)
+        )
+        rules = self.config.mesh.parameters
+        return abstract(state, state_shardings(self.mesh, state, rules))
+
+    def measure(self, frames: int) -> Measurement:
+        """Compiles the step with windows of so many frames."""
+        config = self.config
+        step = make_train_step(
+            build.build_optimizer(config),
+            build.build_loss_weights(config),
+            config.data.hours,
+            config.optimizer.ema_decay,
+            self.mesh,
+            jax.tree.map(lambda x: x.sharding, self.state),
+        )
+        batch = abstract_batch(self.spec, config.train.batch, frames)
+        layout = jax.tree.map(lambda x: batch_layout(x.ndim), batch)
+        batch = abstract(batch, tree_shardings(self.mesh, layout))
+        count = f"{self.slices} slices of " if self.slices > 1 else ""
+        print(
+            f"plan: compiling {frames} frames for {count}{self.slice_name} ...",
+            file=sys.stderr,
+            flush=True,
+        )
+        chip = CHIPS[topology.chip_name(self.slice_name)]
+        arguments = (self.model, self.state, batch)
+        return measure(step, arguments, self.mesh, chip, self.slices)
 
 
 def data_grid(config: ConfigDict) -> tuple[GaussianGrid, Sequence[float]]:
@@ -115,25 +196,27 @@ def mesh_shape(config: ConfigDict, mesh: str | None, devices: int) -> MeshShape:
     """The mesh to plan for.
 
     Args:
-      config: its `mesh` is taken if `mesh` is None, all but `data`.
+      config: its `mesh` is taken if `mesh` is None; unless another axis of it fills,
+        `data` does, for the slice decides how many devices there are.
       mesh: `AXIS=SIZE,...`; axes that it does not name are 1, but `data`.
-      devices: of the slice. Unless `mesh` names `data`, that takes what the other axes
+      devices: of the slices. Unless `mesh` names `data`, that takes what the other axes
         leave.
 
     Raises:
       UserError: if the mesh cannot be read, or does not use all devices.
     """
     if mesh is None:
-        sizes = {axis: config.mesh[axis] for axis in AXES if axis != "data"}
+        sizes = {axis: config.mesh[axis] for axis in AXES}
+        if -1 not in sizes.values():
+            sizes["data"] = -1
     else:
-        sizes = topology.parse_mesh(mesh, AXES)
-    others = int(np.prod([n for axis, n in sizes.items() if axis != "data"]))
-    sizes.setdefault("data", max(1, devices // max(1, others)))
-    shape = MeshShape(**sizes)
-    if sizes["data"] * others != devices:
+        sizes = {"data": -1} | topology.parse_mesh(mesh, AXES)
+    shape = MeshShape(**sizes).filled(devices)
+    used = int(np.prod(dataclasses.astuple(shape)))
+    if used != devices:
         raise UserError(
-            f"the mesh {dataclasses.asdict(shape)} has {sizes['data'] * others} "
-            f"devices, but the slice has {devices}: set --mesh to use them all"
+            f"the mesh {dataclasses.asdict(shape)} has {used} devices, but the slice "
+            f"has {devices}: set --mesh to use them all"
         )
     return shape
 
@@ -159,52 +242,3 @@ def abstract_batch(spec: ModelSpec, samples: int, frames: int) -> dict[str, Any]
     fields |= {name: of(frames, *points) for name in SURFACE_VARIABLES}
     times = {name: of(dtype=jnp.int32) for name in ("days", "seconds")}
     return {"frames": fields, **times}
-
-
-def format_plan(figures: dict[str, Any]) -> str:
-    """The figures as a page for people."""
-    memory = figures["memory"]
-    mesh = ", ".join(f"{axis}={n}" for axis, n in figures["mesh"].items())
-    lines = [f"{figures['topology']}: {figures['devices']} devices, mesh {mesh}"]
-    verdict = "fits" if figures["fits"] else "DOES NOT FIT"
-    lines += [
-        f"{verdict}: {_size(memory['peak'])} of {_size(memory['available'])} a device"
-    ]
-    if not figures["fits"]:
-        return "\n".join(lines)
-    lines += [
-        f"  {name:14}{_size(memory[name]):>10}"
-        for name in ("arguments", "outputs", "aliased", "temporaries", "program")
-    ]
-    times = figures["modelled_seconds"]
-    lines += [
-        "a step on each device",
-        f"  matrix products {figures['flops'] / 1e9:14,.1f} GFLOP, with passes "
-        f"{figures['mxu_flops'] / 1e9:,.1f}",
-        f"  HBM traffic     {_size(figures['bytes']):>14}",
-        f"  modelled time   {1e3 * times['total']:14,.2f} ms (alone: products "
-        f"{1e3 * times['compute']:,.2f}, memory {1e3 * times['memory']:,.2f}, "
-        f"collectives {1e3 * times['collectives']:,.2f})",
-        f"  {'collectives':22}{'over':20}{'count':>8}{'received':>12}{'modelled':>12}",
-    ]
-    lines += [
-        f"  {c['kind']:22}{c['axes']:20}{c['count']:>8}{_size(c['bytes']):>12}"
-        f"{1e3 * c['seconds']:>9,.2f} ms"
-        for c in figures["collectives"]
-    ]
-    if figures["unknown_custom_calls"]:
-        lines.append(f"  custom calls not modelled: {figures['unknown_custom_calls']}")
-    lines.append(
-        "Modelled from the compiled program (launch/tpu/cost.py), not measured; the "
-        f"compiler's own optimal_seconds is {figures['compiler']['optimal_seconds']}. "
-        f"Compiled in {figures['compile_seconds']} s."
-    )
-    return "\n".join(lines)
-
-
-def _size(value: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if value < 1024:
-            return f"{value:,.1f} {unit}"
-        value /= 1024
-    return f"{value:,.1f} GiB"

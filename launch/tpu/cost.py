@@ -6,11 +6,12 @@ that it runs,
   matrix products     passes x operations / peak
   memory              bytes to and from HBM / bandwidth of HBM
   collectives         bytes / bandwidth of a link, as on a ring, plus a latency
+  between slices      bytes / this chip's share of its host's network, plus a latency
 
-of which the larger of the first two counts, and the third is added: nothing is taken
-to overlap with a collective. A float32 product takes 6 passes at precision `highest`,
-3 at `high`; bytes are those of whole tiles, without what stays in VMEM. Vector
-operations cost their bytes alone, and where devices lie on the torus is not
+of which the larger of the first two counts, and the others are added: nothing is
+taken to overlap with a collective. A float32 product takes 6 passes at precision
+`highest`, 3 at `high`; bytes are those of whole tiles, without what stays in VMEM.
+Vector operations cost their bytes alone, and where devices lie on the torus is not
 considered. Custom calls of unknown cost are named and cost their bytes. It is a
 roofline: real programs are slower, and comparisons of two programs are what it is for.
 """
@@ -35,26 +36,31 @@ class Chip:
       memory_bandwidth: of HBM, bytes a second.
       link_bandwidth: of one link in one direction, bytes a second.
       memory: of HBM that the compiler gives a program, bytes.
+      network_bandwidth: of the data-centre network between slices, in one direction,
+        bytes a second: a host's, divided by its chips.
     """
 
     peak: float
     memory_bandwidth: float
     link_bandwidth: float
     memory: float
+    network_bandwidth: float
 
 
 _GIB = 2.0**30
 # Speeds from the JAX scaling book (jax-ml.github.io/scaling-book), sizes from the
-# compiler's own messages (v4, which was not asked: of its data sheet).
+# compiler's own messages (v4, which was not asked: of its data sheet). Networks: hosts
+# of 4 chips, of v5e and v6e 8, with 200 Gbit/s, of v6e 800.
 CHIPS = {
-    "v4": Chip(2.75e14, 1.2e12, 4.5e10, 32 * _GIB),
-    "v5e": Chip(1.97e14, 8.1e11, 4.5e10, 15.75 * _GIB),
-    "v5p": Chip(4.59e14, 2.77e12, 9e10, 95.73 * _GIB),
-    "v6e": Chip(9.2e14, 1.6e12, 9e10, 31.24 * _GIB),
+    "v4": Chip(2.75e14, 1.2e12, 4.5e10, 32 * _GIB, 25e9 / 4),
+    "v5e": Chip(1.97e14, 8.1e11, 4.5e10, 15.75 * _GIB, 25e9 / 8),
+    "v5p": Chip(4.59e14, 2.77e12, 9e10, 95.73 * _GIB, 25e9 / 4),
+    "v6e": Chip(9.2e14, 1.6e12, 9e10, 31.24 * _GIB, 100e9 / 8),
 }
 # Assumed, not measured.
 COLLECTIVE_LATENCY = 5e-6  # s, to start one
 HOP_LATENCY = 1e-6  # s, for every further device on the ring
+NETWORK_LATENCY = 1e-4  # s, to start one between slices
 
 _PASSES = {"highest": 6, "high": 3}
 _FREE = {
@@ -77,15 +83,19 @@ COLLECTIVES = (
     "collective-permute",
 )
 _FREE_CALLS = {"AllocateBuffer", "ConsumeBuffer", "Sharding"}
+# Between the chips of a slice, and between slices: the interconnect, and the network of
+# the data centre.
+ICI, DCN = "ICI", "DCN"
 
 
 @dataclasses.dataclass
 class Collective:
-    """All collectives of one kind over the same mesh axes.
+    """All collectives of one kind over the same mesh axes and network.
 
     Attributes:
       kind: such as `all-gather`.
-      axes: of the mesh, joined by `+`.
+      axes: of the mesh, joined by `+`; of those between slices, `slices`.
+      network: `ICI` or `DCN`.
       count: how many run.
       bytes: that a device receives, of all of them.
       seconds: modelled, of all of them.
@@ -93,6 +103,7 @@ class Collective:
 
     kind: str
     axes: str
+    network: str = ICI
     count: int = 0
     bytes: float = 0.0
     seconds: float = 0.0
@@ -106,8 +117,9 @@ class Cost:
       flops: of all matrix products, a multiplication and an addition being two.
       mxu_flops: the same, times the passes that their precision takes.
       bytes: read from and written to HBM, also by collectives.
-      collectives: by kind and axes.
-      compute_seconds, memory_seconds, collective_seconds: each kind alone.
+      collectives: by network, axes and kind.
+      compute_seconds, memory_seconds, collective_seconds: each kind alone; the last of
+        both networks.
       seconds: modelled time.
       unknown: custom calls of unknown cost, by target, and how many run.
     """
@@ -124,23 +136,45 @@ class Cost:
 
     @property
     def collective_bytes(self) -> float:
+        """Received, over both networks."""
         return sum(c.bytes for c in self.collectives)
 
+    @property
+    def network_bytes(self) -> float:
+        """Received from other slices."""
+        return sum(c.bytes for c in self.collectives if c.network == DCN)
 
-def cost(text: str, chip: Chip, mesh: Mapping[str, int]) -> Cost:
+    @property
+    def network_seconds(self) -> float:
+        return sum(c.seconds for c in self.collectives if c.network == DCN)
+
+
+def cost(text: str, chip: Chip, mesh: Mapping[str, int], slices: int = 1) -> Cost:
     """The cost of a compiled program.
 
     Args:
       text: of the program, `Compiled.as_text()`.
       chip: that it is to run on.
       mesh: sizes of the mesh axes by name, in their order.
+      slices: over which the first axis is spread.
 
     Raises:
       ValueError: if a loop's number of rounds is decided only at run time.
     """
     program = hlo.parse(text)
     total = Cost()
-    collectives: dict[tuple[str, str], Collective] = {}
+    collectives: dict[tuple[str, str, str], Collective] = {}
+
+    def record(collective: Collective, times: int) -> None:
+        """Adds one collective, which runs `times`."""
+        key = collective.kind, collective.axes, collective.network
+        known = collectives.setdefault(key, Collective(*key))
+        known.count += times
+        known.bytes += times * collective.bytes
+        known.seconds += times * collective.seconds
+        total.collective_seconds += times * collective.seconds
+        total.seconds += times * collective.seconds
+
     for computation, instruction, times in program.executed():
         if instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
             continue
@@ -150,31 +184,24 @@ def cost(text: str, chip: Chip, mesh: Mapping[str, int]) -> Cost:
             if name in _FREE_CALLS:
                 continue
             total.unknown[name] = total.unknown.get(name, 0) + times
-        if found := _collective(program, instruction):
-            kind, attributes = found
-            groups, n = _groups(attributes, math.prod(mesh.values()))
-            key = kind, _axes(groups, mesh)
-            record = collectives.setdefault(key, Collective(*key))
-            sent = [a for o in computation.operands(instruction) for a in o.results]
-            moved = sum(a.padded_bytes for a in sent)
-            seconds = times * _collective_seconds(kind, moved, n, chip)
-            record.count += times
-            record.bytes += times * _received(kind, sum(a.bytes for a in sent), n)
-            record.seconds += seconds
-            total.collective_seconds += seconds
-            total.seconds += seconds
-            total.bytes += times * _memory_bytes(program, computation, instruction)
+        moved = _memory_bytes(program, computation, instruction)
+        total.bytes += times * moved
+        if between := _between_slices(computation, instruction, chip, slices):
+            record(between, times)
+            continue
+        if within := _within_slice(program, computation, instruction, chip, mesh):
+            record(within, times)
             continue
         flops, mxu_flops = _flops(program, computation, instruction)
-        moved = _memory_bytes(program, computation, instruction)
         compute, memory = mxu_flops / chip.peak, moved / chip.memory_bandwidth
         total.flops += times * flops
         total.mxu_flops += times * mxu_flops
-        total.bytes += times * moved
         total.compute_seconds += times * compute
         total.memory_seconds += times * memory
         total.seconds += times * max(compute, memory)
-    total.collectives = sorted(collectives.values(), key=lambda c: (c.axes, c.kind))
+    total.collectives = sorted(
+        collectives.values(), key=lambda c: (c.network, c.axes, c.kind)
+    )
     return total
 
 
@@ -308,6 +335,8 @@ def _memory_bytes(
         update = operands[1].results[0]
         written = instruction.results[0].space == 0
         return _in_memory_array(update) + written * update.padded_bytes
+    if kind == "send":  # read, and copied no more
+        return _in_memory(operands[0])
     results = instruction.results
     if instruction.opcode == "copy-start":  # the copy, then its source
         results = results[:1]
@@ -367,6 +396,49 @@ def _written_by_fusion(inside: hlo.Computation, fusion: hlo.Instruction) -> floa
 
 
 # ---- collectives
+
+
+def _within_slice(
+    program: hlo.Program,
+    computation: hlo.Computation,
+    instruction: hlo.Instruction,
+    chip: Chip,
+    mesh: Mapping[str, int],
+) -> Collective | None:
+    """The collective that an instruction is, if it is one."""
+    found = _collective(program, instruction)
+    if found is None:
+        return None
+    kind, attributes = found
+    groups, n = _groups(attributes, math.prod(mesh.values()))
+    sent = [a for o in computation.operands(instruction) for a in o.results]
+    moved = sum(a.padded_bytes for a in sent)
+    return Collective(
+        kind,
+        _axes(groups, mesh),
+        bytes=_received(kind, sum(a.bytes for a in sent), n),
+        seconds=_collective_seconds(kind, moved, n, chip),
+    )
+
+
+def _between_slices(
+    computation: hlo.Computation, instruction: hlo.Instruction, chip: Chip, slices: int
+) -> Collective | None:
+    """The exchange with other slices that an instruction begins, if it does.
+
+    The compiler leaves such exchanges to the hosts: a `send` names the collective that
+    they are to do with what every slice's device of the same place sends.
+    """
+    transfer = re.search(
+        r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes
+    )
+    if instruction.opcode != "send" or transfer is None:
+        return None
+    kind = transfer.group(1).lower().replace("_", "-")
+    sent = computation.operands(instruction)[0].results[0].bytes
+    received = _received(kind, sent, slices) if kind in COLLECTIVES else sent
+    seconds = NETWORK_LATENCY + received / chip.network_bandwidth
+    return Collective(kind, "slices", DCN, bytes=received, seconds=seconds)
 
 
 def _collective(

@@ -1,6 +1,7 @@
 """Compiling for TPUs that are not there, and what the compiler tells of the program."""
 
 import dataclasses
+import math
 import re
 import time
 from typing import Any
@@ -19,7 +20,7 @@ class Measurement:
       fits: whether the program's memory suffices.
       memory: bytes by kind: `arguments`, `outputs`, `aliased` (outputs that overwrite
         arguments), `temporaries`, `program`; `peak` of them all, and `available`.
-        Of a program that does not fit only the last two.
+        Of a program that does not fit only the last two, and what is `missing`.
       cost: operations, bytes, collectives and modelled time, if it fits.
       compiler: the compiler's own count of `flops` and `bytes`, loops' bodies counted
         once, and its `optimal_seconds`, which ignore precision and loops too.
@@ -43,11 +44,13 @@ class Measurement:
                 "bytes": c.bytes,
                 "collectives": [dataclasses.asdict(x) for x in c.collectives],
                 "collective_bytes": c.collective_bytes,
+                "network_bytes": c.network_bytes,
                 "modelled_seconds": {
                     "total": c.seconds,
                     "compute": c.compute_seconds,
                     "memory": c.memory_seconds,
                     "collectives": c.collective_seconds,
+                    "network": c.network_seconds,
                 },
                 "unknown_custom_calls": c.unknown,
                 "compiler": self.compiler,
@@ -55,7 +58,9 @@ class Measurement:
         return result | {"compile_seconds": round(self.compile_seconds, 1)}
 
 
-def measure(program: Any, arguments: tuple, mesh: Mesh, chip: Chip) -> Measurement:
+def measure(
+    program: Any, arguments: tuple, mesh: Mesh, chip: Chip, slices: int = 1
+) -> Measurement:
     """Compiles a jitted function for the devices of `mesh`.
 
     Args:
@@ -63,6 +68,7 @@ def measure(program: Any, arguments: tuple, mesh: Mesh, chip: Chip) -> Measureme
       arguments: trees of `jax.ShapeDtypeStruct`s with shardings on `mesh`.
       mesh: of TPU devices (`launch.tpu.topology.devices`).
       chip: what they are.
+      slices: over which the first axis of `mesh` is spread.
     """
     begun = time.monotonic()
     lowered = program.lower(*arguments)
@@ -72,7 +78,11 @@ def measure(program: Any, arguments: tuple, mesh: Mesh, chip: Chip) -> Measureme
         needed = _memory_needed(str(error))
         if needed is None:
             raise
-        memory = {"peak": needed, "available": chip.memory}
+        memory = {
+            "peak": needed,
+            "available": chip.memory,
+            "missing": needed - chip.memory,
+        }
         return Measurement(False, memory, None, {}, time.monotonic() - begun)
     seconds = time.monotonic() - begun
     stats = compiled.memory_analysis()
@@ -94,7 +104,7 @@ def measure(program: Any, arguments: tuple, mesh: Mesh, chip: Chip) -> Measureme
     return Measurement(
         fits=True,
         memory=memory,
-        cost=cost(compiled.as_text(), chip, dict(mesh.shape)),
+        cost=cost(compiled.as_text(), chip, dict(mesh.shape), slices),
         compiler=compiler,
         compile_seconds=seconds,
     )
@@ -113,6 +123,14 @@ def _memory_needed(message: str) -> float | None:
         return None
     number, unit = (group for group in found.groups() if group is not None)
     return float(number) * 2.0 ** (10 * ("", "K", "M", "G", "T").index(unit))
+
+
+def device_bytes(tree: Any) -> int:
+    """Bytes on one device of a tree of shapes with shardings."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        for x in jax.tree.leaves(tree)
+    )
 
 
 def abstract(tree: Any, shardings: Any) -> Any:

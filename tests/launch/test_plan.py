@@ -1,10 +1,15 @@
 """What `podgcm plan` and `podgcm bench` are asked, before anything is compiled."""
 
+import dataclasses
+import re
+
 import pytest
 
 from launch import benchmarks, plan
+from launch.plan_page import format_plan
+from launch.plan_stages import Stage, curriculum, parse_stages
 from launch.tpu import topology
-from launch.tpu.cost import CHIPS, Collective, Cost
+from launch.tpu.cost import CHIPS, DCN, ICI, Collective, Cost
 from launch.tpu.measure import Measurement
 from model.sphere.grids import parse_grid
 from pipeline.errors import UserError
@@ -32,8 +37,67 @@ def test_the_data_axis_takes_what_is_left(mesh, devices, expected):
 
 @pytest.mark.parametrize("mesh", ["level=3", "data=2,level=4", "level=8"])
 def test_meshes_that_leave_devices_idle_are_told(mesh):
-    with pytest.raises(UserError, match="the slice has 4"):
+    with pytest.raises(UserError, match="the slice has 4|number of devices .4."):
         plan.mesh_shape(demo(), mesh, 4)
+
+
+def test_an_axis_of_the_config_may_fill_instead_of_data():
+    config = demo("mesh.data=2", "mesh.level=-1", "mesh.lat=1")
+    assert plan.mesh_shape(config, None, 8) == MeshShape(data=2, level=4)
+
+
+# ---- curricula
+
+
+def test_stages():
+    assert parse_stages("6:20000,120:5", 6) == [Stage(6, 20000), Stage(120, 5)]
+    for text in ("", "6", "6:", "0:5", "6:0", "6:5,", "a:b", "6:5:4"):
+        with pytest.raises(UserError, match="write HOURS:STEPS"):
+            parse_stages(text, 6)
+    with pytest.raises(UserError, match="9 hours are not a whole number of frames"):
+        parse_stages("6:5,9:5", 6)
+
+
+def measured(seconds, peak, fits=True):
+    memory = dict.fromkeys(("arguments", "outputs", "temporaries", "program"), 0.0)
+    memory |= {"aliased": 2.0**20, "peak": peak, "available": 10.0}
+    compiler = {"flops": 1.0, "bytes": 1.0, "optimal_seconds": 1e-3}
+    return Measurement(fits, memory, Cost(seconds=seconds), compiler, 12.0)
+
+
+def test_time_and_memory_of_a_curriculum_are_affine_in_frames():
+    asked = []
+
+    def measure(frames):
+        asked.append(frames)
+        return measured(seconds=1.0 + 0.5 * frames, peak=3.0 + frames)
+
+    stages = [Stage(6, 100), Stage(12, 10), Stage(120, 2)]
+    found = curriculum(stages, 6, measure)
+    assert asked == [3, 4]  # two programs for all stages
+    assert [row["frames"] for row in found["stages"]] == [2, 3, 21]
+    assert [row["seconds_per_step"] for row in found["stages"]] == [2.0, 2.5, 11.5]
+    assert found["seconds"] == 100 * 2.0 + 10 * 2.5 + 2 * 11.5
+    assert [row["peak"] for row in found["stages"]] == [5.0, 6.0, 24.0]
+    assert [row["fits"] for row in found["stages"]] == [True, True, False]
+
+
+def test_curricula_of_programs_that_do_not_fit():
+    small = measured(1.0, 1.0), measured(0.0, 20.0, fits=False)
+    found = curriculum([Stage(6, 1)], 6, lambda frames: small[frames - 3])
+    assert found == {"too_many_frames": 4}
+
+
+def test_pace():
+    config = demo("data.frames=5", "data.hours=6", "train.batch=8")
+    assert plan.pace(config, 2.0) == {
+        "rollout_days": 1.0,
+        "seconds_per_simulated_day": 2.0,
+        "samples_per_second": 4.0,
+    }
+
+
+# ---- pages
 
 
 @pytest.mark.parametrize("mesh", ["", "4x2", "level", "level=", "level=0", "depth=2"])
@@ -53,20 +117,56 @@ def test_grid_of_the_data(tiny_store):
         plan.data_grid(demo("data.store=nowhere", "data.grid=TL1"))
 
 
-def test_page_for_people():
+CASE = {
+    "topology": "v5p:2x2x1",
+    "slices": 2,
+    "devices": 8,
+    "mesh": {"data": 2, "level": 4},
+    "config": {"train": {"batch": 2}},
+}
+
+
+def page(state=2**20, **more):
     cost = Cost(flops=2e9, mxu_flops=6e9, bytes=3 * 2.0**20, seconds=1.5e-3)
-    cost.collectives = [Collective("all-to-all", "level", 7, 2.0**20, 1e-4)]
-    names = ("arguments", "outputs", "aliased", "temporaries", "program", "peak")
-    memory = dict.fromkeys(names, 2.0**30) | {"available": CHIPS["v5p"].memory}
-    compiler = {"flops": 1.0, "bytes": 1.0, "optimal_seconds": 1e-3}
-    fits = Measurement(True, memory, cost, compiler, 12.0).to_json()
-    case = {"topology": "v5p:2x2x1", "devices": 4, "mesh": {"level": 4}}
-    page = plan.format_plan(case | fits)
-    assert "fits: 1.0 GiB of 95.7 GiB" in page
-    assert "all-to-all" in page and "1.50 ms" in page
-    small = Measurement(False, {"peak": 2.0**40, "available": 2.0**34}, None, {}, 1.0)
-    page = plan.format_plan(case | small.to_json())
-    assert "DOES NOT FIT: 1,024.0 GiB of 16.0 GiB" in page
+    cost.collectives = [
+        Collective("all-reduce", "slices", DCN, 1, 2.0**30, 2e-4),
+        Collective("all-to-all", "level", ICI, 7, 2.0**20, 1e-4),
+    ]
+    fits = dataclasses.replace(measured(0.0, 2.0**30), cost=cost)
+    fits.memory["available"] = CHIPS["v5p"].memory
+    figures = {"state": state, "donated": state <= fits.memory["aliased"]}
+    figures["pace"] = plan.pace(demo(), cost.seconds)
+    return format_plan(CASE | fits.to_json() | figures | more)
+
+
+def test_page_for_people():
+    text = page()
+    assert "2 slices of v5p:2x2x1: 8 devices, mesh data=2, level=4, batch 2" in text
+    assert "fits: 1.0 GiB of 95.7 GiB" in text and "1.50 ms" in text
+    assert re.search(r"all-reduce +slices +DCN +1 +1.0 GiB", text)
+    assert re.search(r"all-to-all +level +ICI +7 +1.0 MiB", text)
+    assert "1.0 MiB, is overwritten in place" in text
+    assert "0.003 s a simulated day, 1,333.33 samples a second" in text
+
+
+def test_page_of_a_state_that_is_copied():
+    assert "NOT OVERWRITTEN IN PLACE: the training state is 2.0 MiB" in page(2**21)
+
+
+def test_page_of_a_curriculum():
+    found = curriculum([Stage(6, 3600), Stage(120, 7200)], 6, lambda n: measured(n, n))
+    text = page(curriculum=found)
+    assert re.search(r"6 h +2 +3,600 +2.000 s +2.0 h +2.0 B\n", text)
+    assert re.search(r"120 h +21 +7,200 +21.000 s +42.0 h +21.0 B  DOES NOT FIT", text)
+    assert "in all 1.83 days" in text and "1,000.0 ms a frame" in text
+    assert "cannot be modelled" in page(curriculum={"too_many_frames": 3})
+
+
+def test_page_of_what_does_not_fit():
+    memory = {"peak": 2.0**40, "available": 2.0**34, "missing": 2.0**40 - 2.0**34}
+    small = Measurement(False, memory, None, {}, 1.0)
+    text = format_plan(CASE | small.to_json())
+    assert "DOES NOT FIT: 1,024.0 GiB of 16.0 GiB a device; 1,008.0 GiB" in text
 
 
 @pytest.mark.parametrize(
