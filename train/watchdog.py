@@ -20,7 +20,7 @@ def watchdog(limit_minutes: float) -> Iterator["Watchdog"]:
 
     SIGUSR1 dumps all stacks to stderr in the meantime, and changes nothing else.
     """
-    faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=True)
+    faulthandler.register(signal.SIGUSR1, file=sys.__stderr__, all_threads=True)
     dog = Watchdog()
     dog.expect(limit_minutes)
     try:
@@ -40,7 +40,7 @@ class Watchdog:
     def expect(self, minutes: float) -> None:
         """The next thing must be done, and `expect` called again, within so long."""
         faulthandler.dump_traceback_later(
-            max(minutes * 60, 0.1), exit=True, file=sys.stderr
+            max(minutes * 60, 0.1), exit=True, file=sys.__stderr__
         )
 
     def check_background(self, what: str, since: float | None, minutes: float) -> None:
@@ -54,6 +54,6 @@ class Watchdog:
         if since is None or time.monotonic() - since < minutes * 60:
             return
         print(f"watchdog: {what} takes longer than {minutes} minutes", file=sys.stderr)
-        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+        faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
         sys.stderr.flush()
         os._exit(exit_codes.FAILED)
