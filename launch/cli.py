@@ -199,8 +199,19 @@ def _run_bench(args: argparse.Namespace) -> None:
 
 def _plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="such as configs/demo.py")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--topology", help="a slice, such as v5p:2x2x1 or v5e:4x4")
+    what.add_argument(
+        "--all",
+        action="store_true",
+        help="instead, table the slices of v4, v5e, v5p and v6e that the batch and the "
+        "config's mesh can fill; takes as long as that many plans",
+    )
     parser.add_argument(
-        "--topology", required=True, help="a slice, such as v5p:2x2x1 or v5e:4x4"
+        "--search",
+        action="store_true",
+        help="try the sensible meshes of the slice, and rank them by modelled time; "
+        "takes as long as that many plans",
     )
     parser.add_argument(
         "--mesh",
@@ -311,6 +322,20 @@ def _run_plan(args: argparse.Namespace) -> int:
     from train.config import load_config
 
     config = load_config(args.config, args.overrides)
+    if args.search or args.all:
+        from launch import plan_search
+
+        if args.mesh or args.stages or (args.all and (args.search or args.slices > 1)):
+            raise UserError(
+                "--search goes with --topology and --slices, --all goes alone"
+            )
+        if args.all:
+            figures = plan_search.survey(config)
+        else:
+            figures = plan_search.search(config, args.topology, args.slices)
+        rows = figures["rows"]
+        print(json.dumps(figures) if args.json else plan_search.format_rows(rows))
+        return 0 if rows[0]["fits"] else 1
     figures = plan(config, args.topology, args.mesh, args.slices, args.stages)
     print(json.dumps(figures) if args.json else format_plan(figures))
     return 0 if figures["fits"] and figures["donated"] else 1

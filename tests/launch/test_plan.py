@@ -5,14 +5,16 @@ import re
 
 import pytest
 
-from launch import benchmarks, plan
+from launch import benchmarks, plan, plan_search
 from launch.plan_page import format_plan
+from launch.plan_search import sensible_meshes
 from launch.plan_stages import Stage, curriculum, parse_stages
 from launch.tpu import topology
 from launch.tpu.cost import CHIPS, DCN, ICI, Collective, Cost
 from launch.tpu.measure import Measurement
 from model.sphere.grids import parse_grid
 from pipeline.errors import UserError
+from train import build
 from train.config import load_config
 from train.mesh import MeshShape
 
@@ -95,6 +97,84 @@ def test_pace():
         "seconds_per_simulated_day": 2.0,
         "samples_per_second": 4.0,
     }
+
+
+# ---- searches
+
+
+def of_tl63(*overrides):
+    return load_config("configs/tl63.py", ["data.store=", *overrides])
+
+
+def test_sensible_meshes():
+    config = of_tl63()
+    spec = build.build_spec(config, *plan.data_grid(config))
+
+    def meshes(*case):
+        return [
+            dataclasses.astuple(s) for s in sensible_meshes(*case[:2], spec, case[2])
+        ]
+
+    # The batch as far as it goes, or half as far; layers and latitudes divide.
+    assert meshes(16, 1, 16) == [(16, 1, 1, 1), (8, 1, 2, 1), (8, 1, 1, 2)]
+    assert meshes(4, 1, 1) == [(1, 1, 4, 1), (1, 1, 2, 2), (1, 1, 1, 4)]
+    assert meshes(8, 2, 6) == [(2, 1, 4, 1), (2, 1, 2, 2), (2, 1, 1, 4)]
+    assert meshes(12, 8, 16) == []  # 8 slices of 1.5 devices
+    assert all(data % 4 == 0 for data, *_ in meshes(64, 4, 16))
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """Programs that are not compiled: the more levels the quicker, lat=4 does not fit.
+
+    A list of their slices and meshes.
+    """
+    asked = []
+
+    def measure(self, frames):
+        asked.append((self.slice_name, dict(self.mesh.shape)))
+        shape = self.mesh.shape
+        found = measured(seconds=1 / (shape["data"] * shape["level"]), peak=2.0**30)
+        if shape["lat"] < 4:
+            return found
+        memory = {"peak": 2.0**34, "available": 2.0**33, "missing": 2.0**33}
+        return dataclasses.replace(found, fits=False, memory=memory, cost=None)
+
+    pytest.importorskip("libtpu", reason="needs the extra `plan`")
+    topology.prepare()
+    monkeypatch.setattr(plan.Planned, "measure", measure)
+    return asked
+
+
+def test_a_search_ranks_meshes_by_time(planned, capsys):
+    found = plan_search.search(of_tl63("train.batch=1"), "v5e:2x2")
+    assert [row["mesh"]["level"] for row in found["rows"]] == [4, 2, 1]
+    assert [row["fits"] for row in found["rows"]] == [True, True, False]
+    assert len(planned) == 3
+    text = plan_search.format_rows(found["rows"])
+    assert "level=4" in text.splitlines()[0] and "250.0 ms a step" in text
+    assert "lat=4" in text.splitlines()[2] and "8.0 GiB are missing" in text
+    progress = capsys.readouterr().err
+    assert "plan: 1 of 3: data=1,ensemble=1,level=4,lat=1" in progress
+    with pytest.raises(UserError, match="no mesh of 64 devices fits a batch of 1"):
+        plan_search.search(of_tl63("train.batch=1", "model.layers=5"), "v5e:8x8")
+
+
+def test_a_survey_takes_the_slices_that_the_batch_fills(planned):
+    found = plan_search.survey(of_tl63("train.batch=8"))
+    assert {row["topology"] for row in found["rows"]} == {
+        "v4:2x2x1",
+        "v4:2x2x2",
+        "v5e:2x2",
+        "v5e:2x4",
+        "v5p:2x2x1",
+        "v5p:2x2x2",
+        "v6e:2x2",
+        "v6e:2x4",
+    }
+    assert all(row["mesh"]["data"] == row["devices"] for row in found["rows"])
+    with pytest.raises(UserError, match="fill no slice"):
+        plan_search.survey(of_tl63("train.batch=3"))
 
 
 # ---- pages
