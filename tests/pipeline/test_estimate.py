@@ -100,5 +100,5 @@ def test_command_writes_nothing(source, tmp_path, capsys):
     # What would be refused is refused.
     output.mkdir()
     (output / "letter.txt").write_text("dear")
-    assert run() == 1
+    assert run() == 2
     assert "is not a store" in capsys.readouterr().err

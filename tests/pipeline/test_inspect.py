@@ -442,7 +442,7 @@ def test_command(finished, copy, tmp_path, capsys):
 )
 def test_picture_that_cannot_be_written(copy, tmp_path, capsys, output, message):
     (tmp_path / "folder.png").mkdir()
-    assert command(copy, "--deep", f"--plot={tmp_path / output}") == 1
+    assert command(copy, "--deep", f"--plot={tmp_path / output}") == 2
     told = capsys.readouterr()
     assert message in told.err and told.err.count("\n") == 1
     assert not told.out  # Before any work.
@@ -450,5 +450,5 @@ def test_picture_that_cannot_be_written(copy, tmp_path, capsys, output, message)
 
 def test_looks_that_are_for_stores(tmp_path, capsys):
     (tmp_path / "config.json").write_text("{}")
-    assert command(tmp_path, "--deep") == 1
+    assert command(tmp_path, "--deep") == 2
     assert "are for stores" in capsys.readouterr().err
