@@ -7,10 +7,9 @@ compared with its digests.
 """
 
 import dataclasses
-import hashlib
-import json
 import logging
 import time
+from concurrent.futures import Future
 from typing import Any
 
 import jax
@@ -24,6 +23,7 @@ from train.digests import digests, digests_on_host
 from train.exit_codes import Failed
 from train.folder import open_path
 from train.processes import say
+from train.record import RecordSave, read_record
 
 STATE, SCALES, RECORD = "state", "scales", "record"
 
@@ -80,7 +80,7 @@ def read(workdir: str | epath.Path, step: int, state: Any, scales: Any) -> Saved
     """
     folder = checkpoints_folder(workdir) / str(step)
     try:
-        record = json.loads((folder / RECORD / "metadata").read_text())
+        record = read_record(folder / RECORD)
         saved = {
             STATE: _read_arrays(folder / STATE, state),
             SCALES: _read_arrays(folder / SCALES, scales),
@@ -90,9 +90,8 @@ def read(workdir: str | epath.Path, step: int, state: Any, scales: Any) -> Saved
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         raise Damaged(f"{type(error).__name__}: {lines[0]}") from error
-    check = record.pop("check", None)
-    if check != _check(record) or record.get("step") != step:
-        raise Damaged("its record is not what was written")
+    if record["step"] != step:
+        raise Damaged(f"its record is of step {record['step']}")
     for name, digest in digests_on_host(saved).items():
         if record["digests"].get(name) != digest:
             raise Damaged(f"{name} is not what was saved")
@@ -257,9 +256,10 @@ class Checkpoints:
           Failed: if it is one failure too many.
         """
         self.wait()
-        saved = {STATE: state, SCALES: scales}
-        record = {"step": step, **about, "digests": digests(saved)}
-        record["check"] = _check(record)
+        begun = Future()
+        record = RecordSave(
+            lambda: {"step": step, **about, "digests": begun.result()()}
+        )
         self._step, self._begun = step, time.monotonic()
         try:
             self._manager.save(
@@ -268,16 +268,20 @@ class Checkpoints:
                     **{
                         STATE: ocp.args.StandardSave(state),
                         SCALES: ocp.args.StandardSave(scales),
-                        RECORD: ocp.args.JsonSave(record),
+                        RECORD: record,
                     }
                 ),
                 force=True,
             )
+            # Not before: the copies to the host would have to wait for the sums.
+            begun.set_result(digests({STATE: state, SCALES: scales}))
         except Exception as error:
             # The others may be waiting for this process inside Orbax.
             if processes.count() > 1:
                 raise Failed(f"checkpoint {step} failed: {error}") from error
             self._count(step, str(error))
+        finally:
+            begun.cancel()  # if there are none, nobody waits for them
 
     def wait(self) -> None:
         """Waits for the save that is under way, and tells if it failed anywhere."""
@@ -304,8 +308,3 @@ class Checkpoints:
         )
         if self._failed > self._failures:
             raise Failed(f"{self._failed} checkpoints in a row could not be saved")
-
-
-def _check(record: dict[str, Any]) -> str:
-    text = json.dumps(record, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -5,6 +5,7 @@ whatever happened in between: storage that flips bits of uncompressed floats is 
 by nobody else.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,14 +17,19 @@ import numpy as np
 # integers do not depend on their order, thus not on who holds which part.
 
 
-def digests(tree: Any) -> dict[str, int]:
+def digests(tree: Any) -> Callable[[], dict[str, int]]:
     """Digest of every array of a tree on devices, by its path.
 
-    All processes of a mesh must call it.
+    All processes of a mesh must call it. The devices begin to compute; the arrays may
+    be donated to the next step.
+
+    Returns:
+      A function that waits for the digests, and may be called in any thread.
     """
     named = jax.tree_util.tree_leaves_with_path(tree)
-    values = np.asarray(_digests([x for _, x in named]))
-    return {_name(p): int(v) for (p, _), v in zip(named, values, strict=True)}
+    names = [_name(path) for path, _ in named]
+    values = _digests([x for _, x in named])
+    return lambda: dict(zip(names, np.asarray(values).tolist(), strict=True))
 
 
 @jax.jit
