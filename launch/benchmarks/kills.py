@@ -7,29 +7,24 @@ Then the metrics are compared line by line and the final state array by array.
 
 import argparse
 import json
-import os
 import pathlib
 import random
 import re
 import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import numpy as np
-import orbax.checkpoint as ocp
-
 from configs import base
+from launch.benchmarks.watched_pod import WatchedPod, differing_arrays
 from launch.sample import make_sample
 from pipeline.errors import UserError
 from pipeline.preprocess import preprocess
 from train.config import to_json
+from train.exit_codes import Failed
 from train.ledger import attempts, summarize
 
 _SAVE_EVERY = 2  # steps
@@ -54,7 +49,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
       are not the same to the bit; and how it went.
 
     Raises:
-      UserError: if a number makes no sense, or a run does not end well.
+      UserError: if a number makes no sense.
+      Failed: if a run does not end well.
     """
     if args.count < 1 or args.processes < 1:
         raise UserError("--count and --processes must be at least 1")
@@ -70,22 +66,22 @@ def _run(args: argparse.Namespace, folder: pathlib.Path) -> dict[str, Any]:
     (folder / "config.json").write_text(json.dumps(config))
     whole, disturbed = folder / "whole", folder / "disturbed"
     _say("the undisturbed run")
-    pod = _Pod(folder, whole, args.processes, restarts=0)
-    if pod.wait():
-        raise UserError("the undisturbed run failed:\n" + "\n".join(pod.lines[-20:]))
-    pod = _Pod(folder, disturbed, args.processes, restarts=2 * args.count + 10)
+    pod = _start(folder, whole, args.processes, restarts=0)
+    if pod.end():
+        raise Failed("the undisturbed run failed:\n" + "\n".join(pod.lines[-20:]))
+    pod = _start(folder, disturbed, args.processes, restarts=2 * args.count + 10)
     killer = _Killer(pod, random.Random(args.seed))
     begun = time.monotonic()
     for number in range(args.count):
         _say(f"kill {number + 1} of {args.count}: {killer.kill()}")
-    code = pod.wait()
+    code = pod.end()
     if code:
-        raise UserError(f"the run ended with {code}:\n" + "\n".join(pod.lines[-40:]))
+        raise Failed(f"the run ended with {code}:\n" + "\n".join(pod.lines[-40:]))
     return {
         "kills": killer.kills,
         "recomputed": recomputed(pod.lines, killer.reached),
         "lost": lost(_lines(whole), _lines(disturbed)),
-        "altered": _altered(whole, disturbed, steps),
+        "altered": differing_arrays(whole, disturbed, steps),
         "steps": steps,
         "save_every": _SAVE_EVERY,
         "signals": dict(Counter(killer.signals)),
@@ -120,76 +116,14 @@ def _make_data(folder: pathlib.Path, processes: int) -> dict[str, Any]:
     return to_json(config)
 
 
-class _Pod:
-    """A supervised pod as a process of its own; its lines are kept."""
-
-    def __init__(
-        self,
-        folder: pathlib.Path,
-        workdir: pathlib.Path,
-        processes: int,
-        restarts: int,
-    ) -> None:
-        self.workdir = workdir
-        pod = [
-            *(sys.executable, "-m", "launch.cli", "pod", f"--processes={processes}"),
-            *(f"--restarts={restarts}", "--delay=0", "--grace=2", "--", "train"),
-            *(f"--config={folder / 'config.json'}", f"--workdir={workdir}"),
-        ]
-        environment = {
-            **os.environ,
-            "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            # Most of the time would else go into compiling again.
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        }
-        self._process = subprocess.Popen(
-            pod,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.lines: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        for line in self._process.stdout:
-            self.lines.append(line.rstrip())
-
-    def wait(self) -> int:
-        code = self._process.wait()
-        self._reader.join()
-        return code
-
-    def until(self, condition) -> None:
-        """Waits for a condition; a pod that ends before is an error."""
-        while not condition():
-            if self._process.poll() is not None:
-                raise UserError(
-                    "the run was over before the last kill:\n"
-                    + "\n".join(self.lines[-20:])
-                )
-            time.sleep(0.005)
-
-    def attempts(self) -> list[list[int]]:
-        """Process numbers of all attempts so far."""
-        found = [re.match(r"pod: attempt \d+: .* pids (.*)", x) for x in self.lines]
-        return [[int(pid) for pid in m.group(1).split()] for m in found if m]
-
-    def ended(self) -> int:
-        """How many attempts are over."""
-        ends = r"pod: attempt \d+: (preempted|failed|finished|ended)"
-        return sum(bool(re.match(ends, x)) for x in self.lines)
-
-    def step(self) -> int:
-        """The last step in the metrics."""
-        file = self.workdir / "metrics.jsonl"
-        if not file.exists():
-            return 0
-        steps = re.findall(r'^\{"step": (\d+), ', file.read_text(), re.MULTILINE)
-        return max(map(int, steps), default=0)
+def _start(
+    folder: pathlib.Path, workdir: pathlib.Path, processes: int, restarts: int
+) -> WatchedPod:
+    return WatchedPod(
+        *(folder / "config.json", workdir, folder / "cache"),
+        processes=processes,
+        supervision=(f"--restarts={restarts}", "--delay=0", "--grace=2"),
+    )
 
 
 class _Killer:
@@ -201,7 +135,7 @@ class _Killer:
       reached: the last step of each attempt that was killed.
     """
 
-    def __init__(self, pod: _Pod, dice: random.Random) -> None:
+    def __init__(self, pod: WatchedPod, dice: random.Random) -> None:
         self._pod, self._dice = pod, dice
         self.kills = 0
         self.signals: list[str] = []
@@ -212,7 +146,6 @@ class _Killer:
         pod, dice = self._pod, self._dice
         number = pod.ended()
         pod.until(lambda: len(pod.attempts()) > number)
-        pids = pod.attempts()[-1]
         kind = dice.choices(_SIGNALS, _SHARES)[0]
         if kind != signal.SIGSTOP and dice.random() < 0.3:
             when = f"{dice.uniform(0, 20):.1f} s after its start"
@@ -226,9 +159,9 @@ class _Killer:
             pod.until(lambda: pod.step() >= begun + steps)
             time.sleep(dice.uniform(0, 0.5))  # into a save, an evaluation, a step
             when = f"{steps} steps after step {begun}"
-        victim = dice.randrange(len(pids))
+        victim = dice.randrange(len(pod.attempts()[-1]))
         try:
-            os.kill(pids[victim], kind)
+            pod.kill(victim, kind)
         except ProcessLookupError:  # it has ended by itself
             pod.until(lambda: pod.ended() > number)
             self.reached.append(pod.step())
@@ -280,22 +213,6 @@ def lost(expected: Sequence[str], found: Sequence[str]) -> int:
     """Lines that are missing, repeated or different."""
     wanted, got = Counter(expected), Counter(found)
     return max((wanted - got).total(), (got - wanted).total())
-
-
-def _altered(whole: pathlib.Path, disturbed: pathlib.Path, step: int) -> int:
-    """Arrays of the final state that are not the same to the bit."""
-    states = [_state(folder, step) for folder in (whole, disturbed)]
-    equal = jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), *states)
-    return sum(not same for same in jax.tree.leaves(equal))
-
-
-def _state(workdir: pathlib.Path, step: int) -> Any:
-    path = workdir / "checkpoints" / str(step) / "state"
-    handler = ocp.PyTreeCheckpointHandler()
-    as_numpy = jax.tree.map(
-        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(path).tree
-    )
-    return handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
 
 
 def _say(line: str) -> None:

@@ -10,7 +10,6 @@ from pipeline.errors import UserError
 
 def test_steps_go_on_while_a_state_is_saved(tmp_path):
     figures = saves.run(argparse.Namespace(megabytes=8, rounds=1, folder=str(tmp_path)))
-    assert figures["blocking_ms"] < figures["synchronous_ms"]
     assert figures["steps_meanwhile"] >= 1
     assert not list(tmp_path.iterdir())
 

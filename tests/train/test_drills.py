@@ -217,7 +217,8 @@ def test_no_checkpoint_that_is_whole_is_no_fresh_start(start, half, tmp_path):
 def test_disk_full_during_a_background_save(start, whole, tmp_path):
     pod = start(tmp_path / "run", "--config.run.failed_saves=3")
     pod.until_step(1)
-    limits = {pid: resource.prlimit(pid, resource.RLIMIT_FSIZE) for pid in pod.pids()}
+    pids = pod.attempts()[-1]
+    limits = {pid: resource.prlimit(pid, resource.RLIMIT_FSIZE) for pid in pids}
     for pid, (_, hard) in limits.items():
         # Room for the lines of the metrics, not for arrays.
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (12_000, hard))
