@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 
 from launch import virtual_devices
-from pipeline.errors import UserError
+from pipeline.errors import Unavailable, UserError
 from train import exit_codes
 
 
@@ -409,7 +409,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UserError as error:
         print(f"podgcm {args.command}: {error}", file=sys.stderr)
         code = exit_codes.USER_ERROR
-    except exit_codes.Failed as failure:
+    except (exit_codes.Failed, Unavailable) as failure:
         print(f"podgcm {args.command}: {failure}", file=sys.stderr)
         code = exit_codes.FAILED
     except exit_codes.Preempted as preempted:

@@ -183,8 +183,6 @@ class Examination:
 
         with contextlib.suppress(exit_codes.Failed):  # the first has gone
             processes.gather("end", None)
-        if processes.is_first():
-            time.sleep(1)  # the others read the answer from this process
 
     def _check_configuration(self) -> Finding:
         from train import build

@@ -168,14 +168,14 @@ def check_temporary_folder() -> Finding:
 
 def probe_path(workdir: str) -> "epath.Path":
     """A new file in the folder, or in the nearest one above it that exists."""
-    from train.folder import open_path
+    from train.folder import PROBE, open_path
 
     path = open_path(workdir)
     if "://" not in workdir:
         path = open_path(os.path.abspath(workdir))
         while not path.exists():
             path = path.parent
-    return path / f".podgcm-doctor-{uuid.uuid4().hex}"
+    return path / f"{PROBE}{uuid.uuid4().hex}"
 
 
 def check_workdir(workdir: str) -> Finding:
@@ -184,7 +184,7 @@ def check_workdir(workdir: str) -> Finding:
     Raises:
       UserError: if not.
     """
-    from train.folder import open_path
+    from train.folder import is_strange, open_path
 
     path, probe = open_path(workdir), probe_path(workdir)
     try:
@@ -193,7 +193,7 @@ def check_workdir(workdir: str) -> Finding:
             raise OSError("what was written was not read")
         probe.unlink()
         holds_run = (path / "config.json").exists()
-        strange = not holds_run and path.exists() and any(path.iterdir())
+        strange = not holds_run and is_strange(path)
     except Exception as error:  # clients of buckets raise their own
         raise UserError(
             f"--workdir={workdir} cannot be written to ({error}): make it writable for "

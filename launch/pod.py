@@ -43,8 +43,9 @@ def run(
       restarts: at most.
       delay: seconds before the first; doubled for each that follows, to a minute. There
         is none after a preemption.
-      grace: seconds from when a process ends, or the pod is told to stop, until those
-        that are left are killed.
+      grace: seconds from when a process has failed until those that are left are
+        killed. A pod that is told to stop (SIGTERM, Ctrl-C) waits until all have
+        saved; told twice, it kills them at once.
 
     Returns:
       The exit code of the pod's last attempt, see `train.exit_codes`.
@@ -62,12 +63,16 @@ def run(
         if value < least:
             raise UserError(f"--{name}={value} must be at least {least}")
     arguments = _arguments(command)
-    stop = threading.Event()
+    stop, kill = threading.Event(), threading.Event()
+
+    def told(*_: object) -> None:
+        (kill if stop.is_set() else stop).set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, told)
     attempt = 0
     while True:
-        code = _attempt(arguments, processes, devices, grace, stop, attempt)
+        code = _attempt(arguments, processes, devices, grace, stop, kill, attempt)
         _say(f"attempt {attempt}: {_words(code)}")
         if stop.is_set() or not exit_codes.worth_retrying(code):
             return code
@@ -103,6 +108,7 @@ def _attempt(
     devices: int,
     grace: float,
     stop: threading.Event,
+    kill: threading.Event,
     attempt: int,
 ) -> int:
     """Starts all processes, waits for their end, and returns the pod's exit code."""
@@ -140,14 +146,17 @@ def _attempt(
         f"attempt {attempt}: {processes} processes x {devices} devices, pids "
         + " ".join(str(c.pid) for c in children)
     )
-    codes = _supervise(children, grace, stop)
+    codes = _supervise(children, grace, stop, kill)
     for printer in printers:
         printer.join(timeout=5)
     return _combined(codes)
 
 
 def _supervise(
-    children: Sequence[subprocess.Popen], grace: float, stop: threading.Event
+    children: Sequence[subprocess.Popen],
+    grace: float,
+    stop: threading.Event,
+    kill: threading.Event,
 ) -> list[int | None]:
     """Waits for all children; their exit codes, None of those that were killed here."""
     deadline, told = None, False
@@ -161,7 +170,7 @@ def _supervise(
         # One that has finished leaves the others to finish; one that failed does not.
         if deadline is None and any(ended):
             deadline = time.monotonic() + grace
-        if deadline is not None and time.monotonic() > deadline:
+        if kill.is_set() or (deadline is not None and time.monotonic() > deadline):
             break
         time.sleep(_POLL)
     codes = [child.poll() for child in children]
@@ -170,11 +179,12 @@ def _supervise(
             child.kill()  # which ends a stopped process too
             child.wait()
     if None in codes:
-        number = next(n for n, code in enumerate(codes) if code)
-        _say(
-            f"process {number} {_words(codes[number])}; after {grace:.0f} s killed: "
-            + ", ".join(str(n) for n, code in enumerate(codes) if code is None)
-        )
+        number = next((n for n, code in enumerate(codes) if code), None)
+        why = "told to stop twice"
+        if number is not None:
+            why = f"process {number} {_words(codes[number])}; after {grace:.0f} s"
+        left = ", ".join(str(n) for n, code in enumerate(codes) if code is None)
+        _say(f"{why}: killed {left}")
     return codes
 
 
@@ -186,7 +196,7 @@ def _combined(codes: Sequence[int | None]) -> int:
     terminated = {exit_codes.PREEMPTED, -signal.SIGTERM}
     if known and set(known) <= terminated:
         return exit_codes.PREEMPTED
-    return exit_codes.FAILED if known else exit_codes.FINISHED
+    return exit_codes.FAILED if any(codes) or None in codes else exit_codes.FINISHED
 
 
 def _words(code: int) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorstore as ts
 
-from pipeline.errors import UserError
+from pipeline.errors import Unavailable, UserError, is_outage
 
 # What TensorStore's file driver writes before it renames; kills leave some behind.
 _LOCK_SUFFIX = ".__lock"
@@ -139,7 +139,8 @@ class Folder:
         try:
             return future.result()
         except (ValueError, OSError) as error:
-            raise UserError(f"{self}/{name}: {one_line(error)}") from error
+            kind = Unavailable if is_outage(error) else UserError
+            raise kind(f"{self}/{name}: {one_line(error)}") from error
 
 
 def one_line(error: Exception) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import tensorstore as ts
 
 from model.sphere.grids import GaussianGrid
-from pipeline.errors import UserError
+from pipeline.errors import Unavailable, UserError, is_outage
 from pipeline.files import Folder, one_line
 from pipeline.layout import array_metadata, shard_name
 from pipeline.plan import STACKED_ARRAY, Plan
@@ -161,6 +161,7 @@ class Store:
           UserError: if a variable is not in the store.
           IndexError: if a time is not.
           DamagedStoreError: if a shard is missing or fails its checksum.
+          Unavailable: if storage does not answer.
         """
         reads = self._reads(requests, folded)
         # In one batch, neighbouring chunks are one request, and so is a shard's index.
@@ -174,6 +175,11 @@ class Store:
             except ValueError as error:
                 found = re.search(r"/c/(\d+)", str(error))
                 shard = f"shard {found[1]}" if found else "a shard"
+                if is_outage(error):
+                    raise Unavailable(
+                        f"{self.path}: {shard} of {read.array} cannot be read at "
+                        f"present: {one_line(error)}"
+                    ) from error
                 raise DamagedStoreError(
                     f"{self.path}: {shard} of {read.array} is missing or damaged: "
                     f"{one_line(error)}"

@@ -17,10 +17,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from pipeline.errors import UserError
+from pipeline.errors import Unavailable, is_outage
 from train import processes
 from train.digests import digests, digests_on_host
-from train.exit_codes import Failed
+from train.exit_codes import Diverged, Failed
 from train.folder import open_path
 from train.processes import say
 from train.record import RecordSave, read_record
@@ -77,6 +77,7 @@ def read(workdir: str | epath.Path, step: int, state: Any, scales: Any) -> Saved
 
     Raises:
       Damaged: if it is not what was saved, or of another model.
+      Unavailable: if storage does not answer.
     """
     folder = checkpoints_folder(workdir) / str(step)
     try:
@@ -89,7 +90,8 @@ def read(workdir: str | epath.Path, step: int, state: Any, scales: Any) -> Saved
     # narrower will do.
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
-        raise Damaged(f"{type(error).__name__}: {lines[0]}") from error
+        kind = Unavailable if is_outage(error) else Damaged
+        raise kind(f"{type(error).__name__}: {lines[0]}") from error
     if record["step"] != step:
         raise Damaged(f"its record is of step {record['step']}")
     for name, digest in digests_on_host(saved).items():
@@ -139,16 +141,19 @@ def read_newest(
       by step.
 
     Raises:
-      Failed: if there are some, but none can be read.
+      Failed: if there are some, but none can be read; or if storage does not answer.
     """
     bad: dict[int, str] = {}
     for step in processes.on_first("steps", lambda: steps(workdir))[::-1]:
-        saved, reason = _try_to_read(workdir, step, state, scales)
-        reasons = [r for r in processes.gather(f"restored {step}", reason) if r]
-        if not reasons:
+        saved, *why = _try_to_read(workdir, step, state, scales)
+        all_why = processes.gather(f"restored {step}", why)
+        damages, outages = ([r for r in x if r] for x in zip(*all_why, strict=True))
+        if outages:
+            raise Failed(f"checkpoint {step} cannot be read at present: {outages[0]}")
+        if not damages:
             return saved, bad
-        bad[step] = reasons[0]
-        say(f"CHECKPOINT {step} IS DAMAGED and not used: {reasons[0]}")
+        bad[step] = damages[0]
+        say(f"CHECKPOINT {step} IS DAMAGED and not used: {damages[0]}")
     if bad:
         raise Failed(
             f"none of the {len(bad)} checkpoints in {checkpoints_folder(workdir)} can "
@@ -160,16 +165,21 @@ def read_newest(
 
 def _try_to_read(
     workdir: str | epath.Path, step: int, state: Any, scales: Any
-) -> tuple[Saved | None, str | None]:
-    """A checkpoint or the reason why not; twice, for storage may have hiccups."""
-    try:
-        return read(workdir, step, state, scales), None
-    except Damaged:
-        time.sleep(1)
-    try:
-        return read(workdir, step, state, scales), None
-    except Damaged as damage:
-        return None, str(damage)
+) -> tuple[Saved | None, str | None, str | None]:
+    """A checkpoint, or what its damage is, or what its storage said.
+
+    Tried thrice, for storage may have hiccups.
+    """
+    damage = outage = None
+    for pause in (0, 1, 5):
+        time.sleep(pause)
+        try:
+            return read(workdir, step, state, scales), None, None
+        except Damaged as error:
+            damage, outage = str(error), None
+        except Unavailable as error:
+            damage, outage = None, str(error)
+    return None, damage, outage
 
 
 def set_aside(workdir: str | epath.Path, bad: dict[int, str]) -> None:
@@ -211,8 +221,9 @@ class Checkpoints:
           failures: in a row that are survived.
         """
         logging.getLogger("absl").setLevel(logging.ERROR)
+        self._folder = checkpoints_folder(workdir)
         self._manager = ocp.CheckpointManager(
-            checkpoints_folder(workdir),
+            self._folder,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
                 keep_period=keep_every or None,
@@ -221,6 +232,7 @@ class Checkpoints:
             ),
         )
         self._failures, self._failed = failures, 0
+        self._timeout_minutes = timeout_minutes
         self._step: int | None = None
         self._begun = 0.0
 
@@ -228,8 +240,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        # After a failure of this process alone, the others would be waited for.
-        if kind is None or issubclass(kind, UserError) or processes.count() == 1:
+        # After an error of this process alone, the others would be waited for.
+        if kind is None or issubclass(kind, Diverged) or processes.count() == 1:
             self.wait()
             self._manager.close()
 
@@ -256,10 +268,8 @@ class Checkpoints:
           Failed: if it is one failure too many.
         """
         self.wait()
-        begun = Future()
-        record = RecordSave(
-            lambda: {"step": step, **about, "digests": begun.result()()}
-        )
+        sums = Future()
+        record = RecordSave(lambda: {"step": step, **about, "digests": sums.result()()})
         self._step, self._begun = step, time.monotonic()
         try:
             self._manager.save(
@@ -274,14 +284,16 @@ class Checkpoints:
                 force=True,
             )
             # Not before: the copies to the host would have to wait for the sums.
-            begun.set_result(digests({STATE: state, SCALES: scales}))
-        except Exception as error:
+            sums.set_result(digests({STATE: state, SCALES: scales}))
+        except BaseException as error:
+            if not sums.done():
+                sums.set_exception(error)  # or else its thread would wait for ever
+            if not isinstance(error, Exception):
+                raise
             # The others may be waiting for this process inside Orbax.
             if processes.count() > 1:
                 raise Failed(f"checkpoint {step} failed: {error}") from error
             self._count(step, str(error))
-        finally:
-            begun.cancel()  # if there are none, nobody waits for them
 
     def wait(self) -> None:
         """Waits for the save that is under way, and tells if it failed anywhere."""
@@ -292,11 +304,19 @@ class Checkpoints:
             self._manager.wait_until_finished()
         except Exception as failure:  # of any kind: disk, network, another process
             error = f"{type(failure).__name__}: {failure}"
-        errors = [e for e in processes.gather(f"saved {step}", error) if e]
+        # The others notice what failed here no sooner than after Orbax's own limit.
+        minutes = 2 * self._timeout_minutes
+        errors = [e for e in processes.gather(f"saved {step}", error, minutes) if e]
         if errors:
             self._count(step, errors[0])
+            processes.on_first(f"swept {step}", lambda: self._sweep(step))
         else:
             self._failed = 0
+
+    def _sweep(self, step: int) -> None:
+        """Makes room: deletes what a failed save has left."""
+        for rest in self._folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+            rest.rmtree(missing_ok=True)
 
     def _count(self, step: int, error: str) -> None:
         self._step = None

@@ -5,6 +5,8 @@ peer, 137 after SIGKILL) is a failure, and worth another try: the same command g
 from the newest checkpoint.
 """
 
+from pipeline.errors import UserError
+
 FINISHED = 0
 FAILED = 1
 USER_ERROR = 2  # of usage, configuration or data: another try would end in the same
@@ -14,6 +16,10 @@ PREEMPTED = 75  # told to stop by SIGTERM, saved, and to be started again
 def worth_retrying(code: int) -> bool:
     """Whether the same command should be run again after a process ended so."""
     return code not in (FINISHED, USER_ERROR)
+
+
+class Diverged(UserError):
+    """Numbers are no longer finite; raised by all processes at the same step."""
 
 
 class Failed(RuntimeError):

@@ -1,6 +1,7 @@
 """What a configuration describes, checked, and the folder that it claims."""
 
 import dataclasses
+import errno
 import json
 from typing import Any
 
@@ -9,12 +10,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from model.spec import ModelSpec
-from pipeline.errors import UserError
+from pipeline.errors import UserError, is_outage
 from pipeline.store import Store, open_store
 from train import build
 from train.config import leaves, to_json
 from train.data import Windows, check_store, parse_window
-from train.folder import RunFolder
+from train.exit_codes import Failed
+from train.folder import CONFIG_DRAFT, RunFolder, is_strange
 from train.mesh import make_mesh
 
 # What may differ when a run goes on: it does not change what is computed.
@@ -28,6 +30,7 @@ MAY_CHANGE = (
     "train.keep_",
     "train.steps",
 )
+_MAY_PASS = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,22 +88,27 @@ def prepare_workdir(folder: RunFolder, config: ConfigDict, fingerprint: str) -> 
 
     Raises:
       UserError: if it holds a run of another configuration or other data, or something
-        else, or cannot be written to.
+        else, or may not be written to.
+      Failed: if it cannot be written to at present, such as on a full disk.
     """
     file = folder.path / "config.json"
     ours = {**to_json(config), "data_fingerprint": fingerprint}
     try:
         if file.exists():
             _check_same(folder, ours, json.loads(file.read_text()))
-        elif folder.path.exists() and any(folder.path.iterdir()):
+        elif is_strange(folder.path):
             raise UserError(
                 f"{folder.path} is not empty and no run: give another --workdir"
             )
-        folder.path.mkdir(parents=True, exist_ok=True)
-        temporary = folder.path / "config.tmp"
-        temporary.write_text(json.dumps(ours, indent=2) + "\n")
-        temporary.replace(file)
+        text = json.dumps(ours, indent=2) + "\n"
+        if not file.exists() or file.read_text() != text:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            draft = folder.path / CONFIG_DRAFT
+            draft.write_text(text)
+            draft.replace(file)
     except OSError as error:
+        if error.errno in _MAY_PASS or is_outage(error):
+            raise Failed(f"{folder.path} cannot be written to: {error}") from error
         raise UserError(
             f"--workdir={folder.path} cannot be used ({error}): make it readable and "
             "writable for this user, or give another"

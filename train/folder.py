@@ -13,6 +13,9 @@ from etils import epath
 
 from pipeline.errors import UserError
 
+CONFIG_DRAFT = "config.tmp"  # becomes config.json
+PROBE = ".podgcm-doctor-"
+
 
 class RunFolder:
     """A run's folder.
@@ -31,7 +34,7 @@ class RunFolder:
         else:
             self.path = epath.Path(pathlib.Path(workdir).resolve())
             self.local = pathlib.Path(self.path)
-        self._copied: dict[pathlib.Path, tuple[int, int]] = {}
+        self._copied: dict[str, tuple[int, int]] = {}
 
     def fetch(self, name: str) -> None:
         """Copies a file that is to grow to the disk, if it is not there already."""
@@ -43,14 +46,30 @@ class RunFolder:
         if not self._remote:
             return
         for file in sorted(self.local.rglob("*")):
-            if not file.is_file():
-                continue
-            status = file.stat()
-            version = (status.st_size, status.st_mtime_ns)
-            if self._copied.get(file) != version:
-                target = self.path / str(file.relative_to(self.local))
-                target.write_bytes(file.read_bytes())
-                self._copied[file] = version
+            if file.is_file() and file.suffix != ".tmp":  # they come and go
+                self.copy_file(str(file.relative_to(self.local)))
+
+    def copy_file(self, name: str) -> None:
+        """Copies one file to the bucket, if it has changed."""
+        if not self._remote:
+            return
+        status = (self.local / name).stat()
+        version = (status.st_size, status.st_mtime_ns)
+        if self._copied.get(name) != version:
+            (self.path / name).write_bytes((self.local / name).read_bytes())
+            self._copied[name] = version
+
+
+def is_strange(folder: epath.Path) -> bool:
+    """Whether a folder that holds no run holds something else.
+
+    What a start that was killed, or `podgcm doctor` on another host, has there does not
+    count.
+    """
+    if not folder.exists():
+        return False
+    names = [x.name for x in folder.iterdir()]
+    return any(x != CONFIG_DRAFT and not x.startswith(PROBE) for x in names)
 
 
 def open_path(workdir: str) -> epath.Path:

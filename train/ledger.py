@@ -2,12 +2,16 @@
 
 At any moment one kind of work is going on, and the time is its; so the kinds add up to
 the wall time. Each attempt (from the start of a process to its end) has a small file
-`goodput/NNNN.json`, rewritten every few seconds, so that a kill loses no more; what
-lies between the last writing of one attempt and the start of the next counts as `down`.
+`goodput/NNNN.json`, rewritten every few seconds by a thread, so that a kill loses no
+more; what lies between the last writing of one attempt and the start of the next counts
+as `down`.
 """
 
 import json
+import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,7 +34,8 @@ KINDS = {
     "init": "imports, joining, tables, calibration",
     "down": "between attempts",
 }
-_WRITE_EVERY = 5.0  # seconds; a bucket is written to with every checkpoint
+_WRITE_EVERY = 5.0  # seconds
+_WRITE_EVERY_REMOTELY = 60.0  # to a bucket
 
 
 class Ledger:
@@ -49,7 +54,7 @@ class Ledger:
         self._before, self.reached = processes.on_first(
             "ledger", lambda: _past(folder.path)
         )
-        number = len(self._before)
+        number = self._before[-1]["attempt"] + 1 if self._before else 0
         self._name = f"goodput/{number:04d}.json"
         self.ended = "finished"
         started = psutil.Process().create_time()
@@ -57,24 +62,23 @@ class Ledger:
             "attempt": number,
             "started": started,
             "written": started,
-            "processes": processes.count(),
-            "first_step": None,
             "step": None,
-            "ended": None,
+            "ended": "cut off",  # as long as nothing else is known
             "seconds": dict.fromkeys(KINDS, 0.0),
         }
         self._kind = "init"
         self._since = time.monotonic() - (time.time() - started)
-        self._written = 0.0
-        self.write()
+        # A thread writes while the training switches: one at a time.
+        self._lock = threading.RLock()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._keep_writing, daemon=True)
 
     def switch(self, kind: str) -> str:
         """From now on it is this kind of work; returns what it was."""
-        now = time.monotonic()
-        self.attempt["seconds"][self._kind] += now - self._since
-        before, self._kind, self._since = self._kind, kind, now
-        if now - self._written > _WRITE_EVERY:
-            self.write()
+        with self._lock:
+            now = time.monotonic()
+            self.attempt["seconds"][self._kind] += now - self._since
+            before, self._kind, self._since = self._kind, kind, now
         return before
 
     @contextmanager
@@ -88,17 +92,19 @@ class Ledger:
 
     def reach(self, step: int) -> None:
         """A step was taken."""
-        if self.attempt["first_step"] is None:
-            self.attempt["first_step"] = step
         self.attempt["step"] = step
 
     def __enter__(self) -> "Ledger":
+        if processes.is_first():
+            self._thread.start()
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         self.attempt["ended"] = "failed" if kind else self.ended
-        self.write()
-        self._folder.copy()
+        if processes.is_first():
+            self._over.set()
+            self._thread.join()
+            self._folder.copy()
 
     def shares(self) -> dict[str, float]:
         """Percent of the run's wall time by kind of work, named `goodput/...`."""
@@ -110,18 +116,32 @@ class Ledger:
             for kind, seconds in summary["seconds"].items()
         }
 
-    def write(self) -> None:
-        self._written = time.monotonic()
-        if not processes.is_first():
-            return
-        # With what the present kind has used so far, so that the sum is up to date.
-        seconds = dict(self.attempt["seconds"])
-        seconds[self._kind] += self._written - self._since
-        written = self.attempt["started"] + sum(seconds.values())
+    def _keep_writing(self) -> None:
+        """Until the attempt is over; training goes on if it cannot be written."""
+        over, warned, copied = False, False, time.monotonic()
+        while True:
+            try:
+                self._write()
+                if time.monotonic() - copied > _WRITE_EVERY_REMOTELY:
+                    copied = time.monotonic()
+                    self._folder.copy_file(self._name)
+            except Exception as error:  # clients of buckets raise their own
+                if not warned:
+                    processes.say(f"GOODPUT CANNOT BE WRITTEN: {error}")
+                warned = True
+            if over:
+                return
+            over = self._over.wait(_WRITE_EVERY)
+
+    def _write(self) -> None:
+        with self._lock:
+            self.switch(self._kind)
+            total = sum(self.attempt["seconds"].values())
+            self.attempt["written"] = self.attempt["started"] + total
+            text = json.dumps(self.attempt)
         file = self._folder.local / self._name
         file.parent.mkdir(exist_ok=True)
         temporary = file.with_suffix(".tmp")
-        text = json.dumps({**self.attempt, "written": written, "seconds": seconds})
         temporary.write_text(text + "\n")
         temporary.replace(file)
 
@@ -135,12 +155,17 @@ def _past(workdir: epath.Path) -> tuple[list[dict[str, Any]], int]:
 
 
 def attempts(workdir: str | epath.Path) -> list[dict[str, Any]]:
-    """The attempts of a run so far, in order."""
+    """The attempts of a run so far, in order, without those that cannot be read."""
     folder = open_path(str(workdir)) / "goodput"
     if not folder.exists():
         return []
-    files = sorted(f for f in folder.iterdir() if f.suffix == ".json")
-    return [json.loads(file.read_text()) for file in files]
+    books = []
+    for file in sorted(f for f in folder.iterdir() if f.suffix == ".json"):
+        try:
+            books.append(json.loads(file.read_text()))
+        except ValueError:
+            print(f"{file} is damaged: goodput leaves it out", file=sys.stderr)
+    return books
 
 
 def summarize(books: list[dict[str, Any]]) -> dict[str, Any]:
@@ -151,7 +176,7 @@ def summarize(books: list[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
       `wall` and `seconds` by kind, which add up to it; `goodput`, the part of steps
-      that count; and the number of `attempts`.
+      that count; the number of `attempts`, and how many `ended` how.
     """
     seconds = dict.fromkeys(KINDS, 0.0)
     for book in books:
@@ -162,6 +187,7 @@ def summarize(books: list[dict[str, Any]]) -> dict[str, Any]:
     wall = books[-1]["written"] - books[0]["started"] if books else 0.0
     return {
         "attempts": len(books),
+        "ended": dict(Counter(book["ended"] for book in books)),
         "wall": wall,
         "goodput": seconds["step"] / wall if wall else 0.0,
         "seconds": seconds,
@@ -171,9 +197,10 @@ def summarize(books: list[dict[str, Any]]) -> dict[str, Any]:
 def format_summary(summary: dict[str, Any]) -> str:
     """The same as a table for people."""
     wall = summary["wall"]
+    ends = ", ".join(f"{n} {how}" for how, n in summary["ended"].items())
     lines = [
         f"goodput      {100 * summary['goodput']:.1f} % of {_duration(wall)} in "
-        f"{summary['attempts']} attempt{'s'[: summary['attempts'] != 1]}"
+        f"{summary['attempts']} attempt{'s'[: summary['attempts'] != 1]} ({ends})"
     ]
     for kind, seconds in summary["seconds"].items():
         if seconds:

@@ -15,14 +15,13 @@ import psutil
 from clu import metrics as clu_metrics
 from ml_collections import ConfigDict
 
-from pipeline.errors import UserError
 from pipeline.progress import progress
 from train import build, preflight, processes
 from train.beginning import Beginning, begin
 from train.checkpoint import Checkpoints
 from train.config import to_json
 from train.data import Batch, BatchReader
-from train.exit_codes import Failed, Preempted
+from train.exit_codes import Diverged, Failed, Preempted
 from train.experiment import Experiment, prepare, prepare_workdir
 from train.folder import RunFolder
 from train.ledger import Ledger
@@ -94,7 +93,7 @@ class Loop:
         )
         self.schedule = build.build_schedule(self.config)
         self.step, self.state = beginning.step, beginning.state
-        self.begun_at, self.evaluated = beginning.step, beginning.evaluated
+        self.evaluated = beginning.evaluated
         self.model, self.scales = beginning.model, beginning.scales
         self.reader = BatchReader(
             experiment.held_out, experiment.mesh, self.config.train.batch
@@ -214,12 +213,13 @@ class Loop:
         """Waits for a step, checks its loss, and writes its line."""
         self.latest.update({k: float(v) for k, v in values.items()})
         self.ledger.reach(step)
-        if not math.isfinite(self.latest["loss"]):
-            raise UserError(
-                f"the loss is {self.latest['loss']} at step {step}: lower "
-                "optimizer.learning_rate or model.step_minutes, and run again from the "
-                f"last checkpoint in {self.folder.path}"
-            )
+        for name in ("loss", "gradient_norm"):
+            if not math.isfinite(self.latest[name]):
+                raise Diverged(
+                    f"the {name} is {self.latest[name]} at step {step}: lower "
+                    "optimizer.learning_rate or model.step_minutes, and run again from "
+                    f"the last checkpoint in {self.folder.path}"
+                )
         if step % self.config.train.log_every == 0:
             rate = float(self.schedule(step))
             self.writer.write(step, {**self.latest, "learning_rate": rate})
@@ -248,8 +248,10 @@ class Loop:
             self.dog.expect(self.config.run.step_minutes)
             loaded = self.reader.to_devices(self.reader.read(some))
             metrics = self.eval_step(self.model, self.state.ema, loaded)
-            if self.votes.cast().stop:
+            motions = self.votes.cast()
+            if motions.stop:
                 return None
+            self.votes.repeat(motions)
             for name, value in metrics.items():
                 value = jnp.asarray(np.asarray(value))
                 average = clu_metrics.Average.from_model_output(value)

@@ -177,7 +177,8 @@ def gather(name: str, value: Any, minutes: float | None = None) -> list[Any]:
 def on_first(name: str, function: Callable[[], T]) -> T:
     """`function()` of process 0, and what it returned (of JSON) on all processes.
 
-    A `UserError` that it raises is raised everywhere.
+    A `UserError` that it raises is raised everywhere; of any other error the others
+    hear as `Failed`.
     """
     if count() == 1:
         return function()
@@ -188,11 +189,13 @@ def on_first(name: str, function: Callable[[], T]) -> T:
         except UserError as error:
             outcome = {"error": str(error)}
         except BaseException as error:
-            gather(name, {"error": f"process 0 failed: {error!r}"})
+            gather(name, {"failure": f"process 0 failed: {error!r}"})
             raise
     outcome = gather(name, outcome)[0]
     if "error" in outcome:
         raise UserError(outcome["error"])
+    if "failure" in outcome:
+        raise Failed(outcome["failure"])
     return outcome["value"]
 
 
@@ -223,7 +226,10 @@ def leave(code: int) -> None:
     JAX waits for all processes when one exits, for minutes: one that failed must not.
     Does nothing if this process is alone, or did not fail.
     """
-    if code and distributed.global_state.client is not None and count() > 1:
+    state = distributed.global_state
+    if code and state.client is not None and state.num_processes > 1:
+        if state.process_id == 0:
+            time.sleep(2)  # the others read from this process what it told them
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

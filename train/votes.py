@@ -76,8 +76,10 @@ class Votes:
         carried = Motions()
         if self._cast is not None:
             carried = Motions(*(bool(x) for x in np.asarray(self._cast)))
-        votes = np.array([dataclasses.astuple(self.own)], np.int32)
-        self.own.save = self.own.profile = False
+        own = dataclasses.replace(self.own)
+        self.own.save &= not own.save  # a signal that comes now is for the next cast
+        self.own.profile &= not own.profile
+        votes = np.array([dataclasses.astuple(own)], np.int32)
         sharding = NamedSharding(self._mesh, P(AXES))
         local = np.repeat(votes, len(sharding.addressable_devices), axis=0)
         ballots = jax.make_array_from_process_local_data(
@@ -85,6 +87,11 @@ class Votes:
         )
         self._cast = _count(replicated(self._mesh), ballots)
         return carried
+
+    def repeat(self, carried: Motions) -> None:
+        """Casts again, next time, what was carried where nobody acts upon it."""
+        self.own.save |= carried.save
+        self.own.profile |= carried.profile
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -159,9 +159,9 @@ class _Killer:
             pod.until(lambda: pod.step() >= begun + steps)
             time.sleep(dice.uniform(0, 0.5))  # into a save, an evaluation, a step
             when = f"{steps} steps after step {begun}"
-        victim = dice.randrange(len(pod.attempts()[-1]))
+        victim = dice.randrange(len(pod.attempts()[number]))
         try:
-            pod.kill(victim, kind)
+            pod.kill(victim, kind, number)
         except ProcessLookupError:  # it has ended by itself
             pod.until(lambda: pod.ended() > number)
             self.reached.append(pod.step())

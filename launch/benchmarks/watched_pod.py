@@ -108,14 +108,14 @@ class WatchedPod:
         ends = r"pod: attempt \d+: (preempted|failed|finished|ended)"
         return sum(bool(re.match(ends, x)) for x in self.lines)
 
-    def kill(self, number: int, kind: signal.Signals) -> None:
-        """Sends a signal to a process of the newest attempt.
+    def kill(self, number: int, kind: signal.Signals, attempt: int = -1) -> None:
+        """Sends a signal to a process of an attempt, the newest if none is named.
 
         Raises:
           ProcessLookupError: if it has ended by itself.
         """
         self.until(lambda: bool(self.attempts()))
-        os.kill(self.attempts()[-1][number], kind)
+        os.kill(self.attempts()[attempt][number], kind)
 
     def end(self, minutes: float | None = None) -> int:
         """Waits for the end; the pod's exit code."""
