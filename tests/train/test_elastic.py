@@ -71,3 +71,13 @@ def test_resumed_by_one_process(start, two_processes, tmp_path, mesh):
     print("largest difference", np.max(np.abs(found / wanted - 1)))
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
     assert np.min(np.abs(np.diff(wanted) / wanted[1:])) > 1e-5
+
+
+def test_one_process_with_as_many_devices(start, two_processes, tmp_path):
+    """Sums are added up in another order, already where the scales are computed."""
+    pod = start(tmp_path / "run", 1, 8, data=2, level=2, lat=2)
+    assert pod.end() == 0
+    expected, got = losses(two_processes), losses(pod.workdir)
+    wanted, found = (np.array(list(x.values())) for x in (expected, got))
+    print("largest difference", np.max(np.abs(found / wanted - 1)))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
