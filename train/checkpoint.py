@@ -308,7 +308,7 @@ class Checkpoints:
         minutes = 2 * self._timeout_minutes
         errors = [e for e in processes.gather(f"saved {step}", error, minutes) if e]
         if errors:
-            self._count(step, errors[0])
+            self._count(step, *errors)
             processes.on_first(f"swept {step}", lambda: self._sweep(step))
         else:
             self._failed = 0
@@ -318,10 +318,11 @@ class Checkpoints:
         for rest in self._folder.glob(f"{step}.orbax-checkpoint-tmp*"):
             rest.rmtree(missing_ok=True)
 
-    def _count(self, step: int, error: str) -> None:
+    def _count(self, step: int, *errors: str) -> None:
         self._step = None
         self._failed += 1
-        line = (error.strip().splitlines() or ["no reason given"])[0]
+        lines = [(e.strip().splitlines() or ["no reason given"])[0] for e in errors]
+        line = " | ".join(dict.fromkeys(lines))  # one that waited knows no reason
         say(
             f"CHECKPOINT {step} COULD NOT BE SAVED ({self._failed} in a row): {line}; "
             "the one before is kept, training goes on"
