@@ -8,7 +8,13 @@ from collections.abc import Callable, Sequence
 
 from launch.cloud import dataflow, gke, supervise, tpu
 from launch.cloud.commands import Shell
-from launch.cloud.slices import parse_slice
+from launch.cloud.slices import Slice, parse_slice
+from launch.cloud.training import (
+    check_mesh,
+    parse_command,
+    read_config,
+    refuse_dry_run,
+)
 from pipeline.errors import UserError
 from train import exit_codes
 
@@ -53,7 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             one = names.add_parser(action, help=text, description=text + ".")
             one.add_argument("--name", required=True, help="of the run")
             one.add_argument(
-                "--dry_run", action="store_true", help="print the commands, run none"
+                "--dry_run",
+                action="store_true",
+                help="print the commands, run none; it stands before a lone --",
             )
             add(one, action)
 
@@ -134,12 +142,15 @@ def _run_tpu(args: argparse.Namespace, shell: Shell) -> int | None:
     resource = tpu.QueuedResource(
         shell, args.name, args.zone, args.project, args.batch_size, args.internal_ip
     )
+    tpu_slice = parse_slice(args.topology) if "topology" in args else None
     if args.action in ("run", "start"):
-        workdir = _workdir(args.command_line)
+        source = None if args.source.startswith("gs://") else args.source
+        if source:
+            tpu.check_source(source)
+        workdir = _check_command(args, source, tpu_slice)
         command = _with_env(args)
 
     def create() -> None:
-        tpu_slice = parse_slice(args.topology)
         resource.create(tpu_slice, args.slices, args.flag, args.spot)
         if args.slices > 1:
             network = next(
@@ -152,9 +163,9 @@ def _run_tpu(args: argparse.Namespace, shell: Shell) -> int | None:
 
     def install() -> None:
         archive = args.source
-        if not archive.startswith("gs://"):
+        if source:
             archive = f"{workdir}/launch/podgcm.tar.gz"
-            tpu.upload(shell, args.source, archive)
+            tpu.upload(shell, source, archive)
         resource.install(archive)
 
     def start() -> None:
@@ -274,12 +285,13 @@ def _node_pools(args: argparse.Namespace, shell: Shell, flags: Sequence[str]) ->
 
 
 def _pods(args: argparse.Namespace) -> gke.Pods:
-    _workdir(args.command_line)
+    slice_ = parse_slice(args.topology)
+    _check_command(args, None, slice_)
     return gke.Pods(
         name=args.name,
         image=args.image,
         command=["podgcm", *args.command_line],
-        slice_=parse_slice(args.topology),
+        slice_=slice_,
         slices=args.slices,
         restarts=args.restarts,
         grace=args.grace,
@@ -317,6 +329,7 @@ def _run_dataflow(args: argparse.Namespace, shell: Shell) -> int | None:
             container = dataflow.WORKER_CONTAINER
             dataflow.build(shell, container, args.image, args.builder, args.project)
         case "run":
+            refuse_dry_run(args.command_line)
             command = dataflow.preprocess(
                 args.command_line,
                 name=args.name,
@@ -354,26 +367,31 @@ def _add_builder(parser: argparse.ArgumentParser) -> None:
 
 def _add_command(
     parser: argparse.ArgumentParser,
-    text: str = "such as train --config=configs/tl63.py --workdir=gs://BUCKET/RUN",
+    text: str = "such as train --config=configs/tl255.py --workdir=gs://BUCKET/RUN",
 ) -> None:
     parser.add_argument(
         "command_line", nargs="*", metavar="-- COMMAND", help=f"after a lone --: {text}"
     )
 
 
-def _workdir(command: Sequence[str]) -> str:
-    """The run's folder, in a bucket.
+def _check_command(
+    args: argparse.Namespace, source: str | None, slice_: Slice | None
+) -> str:
+    """Checks what stands after the lone --; the run's folder.
+
+    Args:
+      args: of the launch.
+      source: the folder that hosts get, if they get one.
+      slice_: what is to be rented; None if that is done already.
 
     Raises:
-      UserError: if the command does not tell it.
+      UserError: if hosts could not run it, or it does not fit them.
     """
-    for word in command:
-        if word.startswith("--workdir=gs://"):
-            return word.partition("=")[2].rstrip("/")
-    raise UserError(
-        "after the lone --, write a command with --workdir=gs://BUCKET/RUN, which all "
-        "hosts reach, such as: -- train --config=configs/tl63.py --workdir=gs://B/R"
-    )
+    command = parse_command(args.command_line)
+    config = read_config(command, source)
+    if config and slice_:
+        check_mesh(config, slice_, args.slices)
+    return command.workdir.rstrip("/")
 
 
 def _parse_env(items: Sequence[str]) -> dict[str, str]:

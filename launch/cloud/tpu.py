@@ -267,19 +267,22 @@ class QueuedResource:
         ]
 
 
-def upload(shell: Shell, source: str, archive: str) -> None:
-    """Packs a folder with the project's source, and puts it where hosts can read it.
-
-    Raises:
-      CloudError: if it cannot be put there.
-      UserError: if the folder is no source.
-    """
+def check_source(source: str) -> None:
+    """Raises UserError if a folder does not hold the project's source."""
     for name in SOURCE:
         if not os.path.exists(os.path.join(source, name)):
             raise UserError(
                 f"--source={source} lacks {name}: give the folder of PodGCM's source, "
                 "or an archive of it such as gs://BUCKET/podgcm.tar.gz"
             )
+
+
+def upload(shell: Shell, source: str, archive: str) -> None:
+    """Packs a folder with the project's source, and puts it where hosts can read it.
+
+    Raises:
+      CloudError: if it cannot be put there.
+    """
     folder = "/tmp" if shell.dry_run else tempfile.mkdtemp()
     packed = os.path.join(folder, "podgcm.tar.gz")
     shell.run(

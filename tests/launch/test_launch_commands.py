@@ -14,7 +14,10 @@ from launch.cloud.slices import hosts_of, parse_slice, require_queued
 from launch.cloud.tpu import PROJECT, SOURCE
 from pipeline.errors import UserError
 
-TRAIN = ["--", "train", "--config=c.py", "--config.a=b c", "--workdir=gs://b/run"]
+TRAIN = [
+    *("--", "train", "--config=configs/tl255.py", "--config.mesh.lat=-1"),
+    *("--config.data.store=gs://b/a store", "--workdir=gs://b/run"),
+]
 PREPROCESS = ["--", "--source=gs://s/era5", "--grid=TL63", "--output=gs://b/store"]
 ZONE = ["--name=era5", "--zone=us-east5-a", "--project=p"]
 SLICE = ["--topology=v5p:4x4x8", "--slices=2", "--spot"]
@@ -121,7 +124,7 @@ def test_shell_commands_for_hosts_are_shell(printed):
     for command in commands:
         assert subprocess.run(["bash", "-n", "-c", command]).returncode == 0
     start = next(c for c in commands if "worker.sh start" in c)
-    assert shlex.split(start)[-4:] == [TRAIN[1], *TRAIN[2:]]
+    assert shlex.split(start)[-len(TRAIN[1:]) :] == TRAIN[1:]
 
 
 def test_dataflow_command_is_one_of_preprocess(printed):
@@ -162,6 +165,14 @@ def test_dataflow_mistakes():
         command("--output=gs://b/s", bucket="bucket")
     with pytest.raises(UserError, match="leave it out"):
         command("--output=gs://b/s", "--runner=DirectRunner")
+
+
+def test_dry_run_of_dataflow_stands_before_the_lone_dashes(capsys):
+    run = ["dataflow", "run", "--name=era5", *JOB, *TEMPORARY, IMAGE]
+    with pytest.raises(SystemExit) as end:
+        cli.main(["launch", *run, *PREPROCESS, "--dry_run"])
+    assert end.value.code == 2
+    assert "write --dry_run before the lone --" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

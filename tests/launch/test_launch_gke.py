@@ -13,7 +13,9 @@ from launch.cloud import gke
 from launch.cloud.slices import parse_slice
 from train import exit_codes
 
-COMMAND = ["--", "train", "--config=c.py", "--config.seed=3", "--workdir=gs://b/run"]
+# Of as many devices as there are chips.
+CONFIG = ("--config=configs/tl255.py", "--config.mesh.lat=-1")
+COMMAND = ["--", "train", *CONFIG, "--workdir=gs://b/run"]
 START = ["--image=region-docker.pkg.dev/p/r/train:1", "--topology=v5p:4x4x8"]
 
 
@@ -221,8 +223,21 @@ def test_dry_run_and_mistakes(kubectl, capsys):
         assert launch(action, "--dry_run", *flags) == 0
         assert capsys.readouterr().out
     assert not (kubectl / "calls").exists()
-    assert launch("start", *START, "--", "train", "--workdir=/tmp/run") == 2
-    assert "--workdir=gs://BUCKET/RUN" in capsys.readouterr().err
+    for words, flags in {
+        "--workdir=gs://BUCKET/RUN": ("--", "train", *CONFIG, "--workdir=/tmp/run"),
+        "but v5p:4x4x8 has 128 chips": (*COMMAND, "--config.mesh.lat=4"),
+        "before the lone --": (*COMMAND, "--dry_run"),
+    }.items():
+        assert launch("start", *START, *flags) == 2
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1
+    # An image may hold what is not here.
+    absent = ("--", "train", "--config=c.py", "--workdir=gs://b/run")
+    assert launch("manifest", *START, *absent) == 0
+    output = capsys.readouterr()
+    assert yaml.safe_load(output.out)["kind"] == "JobSet"
+    assert "c.py is not here, so its mesh is not checked" in output.err
+    assert not (kubectl / "calls").exists()
     with pytest.raises(SystemExit) as end:
         cli.main(["launch", "gke", "manifest", "--name=Era_5", *START, *COMMAND])
     assert end.value.code == 2

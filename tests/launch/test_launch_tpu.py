@@ -11,7 +11,9 @@ from launch import cli
 from launch.cloud import commands, supervise, tpu
 from tests.launch.stand_in_gcloud import Cloud
 
-COMMAND = ["--", "train", "--config=c.py", "--config.seed=3", "--workdir=gs://b/run"]
+# Of as many devices as there are chips.
+CONFIG = ("--config=configs/demo.py", "--config.mesh.data=-1")
+COMMAND = ["--", "train", *CONFIG, "--workdir=gs://b/run"]
 UP = ("PROVISIONING", "ACTIVE")
 ONE = (("0",),)  # host, whose first try finishes
 WAITING = (("wait",),)
@@ -75,10 +77,7 @@ def test_from_nothing_to_finished(cloud, capsys):
     assert [log.name for log in logs] == [f"host-1-{n}.log" for n in range(2)]
     text = logs[0].read_text()
     # The host itself ran it again, with the same words.
-    assert (
-        text.count("podgcm train --config=c.py --config.seed=3 --workdir=gs://b/run ->")
-        == 3
-    )
+    assert text.count(f"podgcm {' '.join(COMMAND[1:])} ->") == 3
     assert all(f"exit code {code} after" in text for code in (75, 1, 0))
     first = (made.folder / "calls.jsonl").read_text().splitlines()[1]
     for flag in ("--accelerator-type=v5p-16", "--node-id=era5-0", "--spot"):
@@ -271,7 +270,7 @@ def test_another_command_is_refused(cloud, capsys):
     cloud(exits=((), WAITING))
     launch("create")
     launch("start", *COMMAND)
-    assert launch("start", "--", "train", "--workdir=gs://b/other") == 1
+    assert launch("start", "--", "train", *CONFIG, "--workdir=gs://b/other") == 1
     error = capsys.readouterr().err
     assert "another command runs on host-1-0; stop it first" in error
     assert error.count("\n") == 1
@@ -297,13 +296,33 @@ def test_mistakes(cloud, capsys, monkeypatch):
     made = cloud()
     for words, flags in {
         "there is no such slice": ("--topology=v5e:4x5", *COMMAND),
-        "--workdir=gs://BUCKET/RUN": ("--", "train", "--config=c.py"),
+        "--workdir=gs://BUCKET/RUN": ("--",),
+        "with --workdir=gs://": ("--", "train", *CONFIG, "--workdir=/tmp/run"),
+        "--dry_run before the lone --, not after it": (*COMMAND, "--dry_run"),
+        "has 8 devices, but v5p:2x2x1 has 4": (*COMMAND, "--config.mesh.data=2"),
+        "but 3 slices of v5p:2x2x1 has 12 chips": (
+            *("--slices=3", *COMMAND, "--config.mesh.data=1"),
+        ),
+        "mesh.data=1 is not a multiple of --slices=2": (
+            *("--slices=2", *COMMAND, "--config.mesh.data=1", "--config.mesh.lat=4"),
+        ),
+        "does not divide train.batch=3": (
+            *("--slices=2", *COMMAND, "--config.train.batch=3"),
+        ),
+        "unknown configuration key": (*COMMAND, "--config.trian.batch=3"),
         "--env=a-b: write NAME=VALUE": ("--env=a-b", *COMMAND),
         "lacks LICENSE": (f"--source={made.folder}", *COMMAND),
     }.items():
         assert launch("run", *flags) == 2
         error = capsys.readouterr().err
         assert words in error and error.count("\n") == 1
+    for config in ("configs/none.py", "tests/c.py", f"{tpu.PROJECT}/configs/demo.py"):
+        words = ("--", "train", f"--config={config}", "--workdir=gs://b/run")
+        assert launch("run", f"--source={tpu.PROJECT}", *words) == 2
+        assert f"--config={config}: hosts get what" in capsys.readouterr().err
+    assert launch("run", *COMMAND, "--keep") == 2
+    assert "unrecognized arguments: --keep" in capsys.readouterr().err
+    assert made.calls() == []
     monkeypatch.setenv("PATH", "/nowhere")
     assert launch("watch") == 2
     assert "gcloud is not installed" in capsys.readouterr().err

@@ -202,7 +202,7 @@ CASE = {
     "slices": 2,
     "devices": 8,
     "mesh": {"data": 2, "level": 4},
-    "config": {"train": {"batch": 2}},
+    "config": {"train": {"batch": 2}, "mesh": {"data": -1, "level": 4}},
 }
 
 
@@ -227,6 +227,13 @@ def test_page_for_people():
     assert re.search(r"all-to-all +level +ICI +7 +1.0 MiB", text)
     assert "1.0 MiB, is overwritten in place" in text
     assert "0.003 s a simulated day, 1,333.33 samples a second" in text
+
+
+def test_page_tells_the_mesh_that_training_needs():
+    assert "--config.mesh" not in page()
+    own = {"data": 2, "level": 1}
+    text = page(config={"train": {"batch": 2}, "mesh": own})
+    assert "to train on this mesh: --config.mesh.level=4\n" in text
 
 
 def test_page_of_a_state_that_is_copied():
