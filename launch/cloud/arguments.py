@@ -148,6 +148,7 @@ def _run_tpu(args: argparse.Namespace, shell: Shell) -> int | None:
         if source:
             tpu.check_source(source)
         workdir = _check_command(args, source, tpu_slice)
+        archive = f"{workdir}/launch/podgcm.tar.gz" if source else args.source
         command = _with_env(args)
 
     def create() -> None:
@@ -161,38 +162,38 @@ def _run_tpu(args: argparse.Namespace, shell: Shell) -> int | None:
             rule = shlex.join(tpu.firewall_rule(network, args.project, port))
             shell.note(f"if nothing lets the slices meet yet: {rule}")
 
-    def install() -> None:
-        archive = args.source
+    def upload(replace: bool) -> None:
         if source:
-            archive = f"{workdir}/launch/podgcm.tar.gz"
-            tpu.upload(shell, source, archive)
-        resource.install(archive)
+            tpu.upload(shell, source, archive, replace)
 
-    def start() -> None:
-        resource.start(command, args.tries, f"{workdir}/logs")
+    def install(hosts: int) -> None:
+        resource.install(archive, hosts)
+
+    def start(hosts: int) -> None:
+        resource.start(command, args.tries, f"{workdir}/logs", hosts)
+
+    def supervised() -> supervise.Run:
+        return supervise.Run(resource, args.poll, upload, create, install, start)
 
     match args.action:
         case "run":
-            plan = supervise.Run(resource, args.poll, create, install, start)
-            return supervise.supervise(plan, args.recoveries, args.keep)
+            return supervise.supervise(supervised(), args.recoveries, args.keep)
         case "create":
             create()
         case "start":
-            supervise.wait_until_active(resource, args.poll)
-            install()
-            start()
+            supervise.start(supervised())
         case "watch":
             return supervise.watch(resource, args.poll)
         case "logs":
             return resource.follow_log()
         case "profile":
-            resource.signal("USR2")
+            resource.signal("USR2", resource.hosts())
         case "dump-stacks":
-            resource.signal("USR1")
+            resource.signal("USR1", resource.hosts())
             shell.note("the first host; the others are in WORKDIR/logs in a minute")
             print(resource.log(lines=200), end="")
         case "stop":
-            resource.stop()
+            resource.stop(resource.hosts())
         case "delete":
             resource.delete()
     return None
