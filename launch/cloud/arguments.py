@@ -37,6 +37,8 @@ _GKE = {
     **{name: _TPU[name] for name in ("watch", "logs", "profile", "dump-stacks")},
     "delete": "delete the JobSet, and with --cluster its node pools",
 }
+# What these wait for goes on without them.
+_WATCHERS = (("tpu", "run"), ("tpu", "start"), ("tpu", "watch"), ("gke", "watch"))
 _DATAFLOW = {
     "build": "build the container of the workers",
     "run": "preprocess; the same command goes on with what is not done",
@@ -57,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         names = where.add_subparsers(dest="action", required=True, metavar="ACTION")
         for action, text in actions.items():
             one = names.add_parser(action, help=text, description=text + ".")
-            one.add_argument("--name", required=True, help="of the run")
+            if action != "build":
+                one.add_argument("--name", required=True, help="of the run")
             one.add_argument(
                 "--dry_run",
                 action="store_true",
@@ -83,11 +86,12 @@ def run(args: argparse.Namespace) -> int:
     try:
         return actions[args.place](args, shell) or exit_codes.FINISHED
     except KeyboardInterrupt:
-        print(
-            f"podgcm launch: {args.name} goes on without this; the same command comes "
-            "back to it",
-            file=sys.stderr,
-        )
+        if (args.place, args.action) in _WATCHERS:
+            print(
+                f"podgcm launch: {args.name} goes on without this; the same command "
+                "comes back to it",
+                file=sys.stderr,
+            )
         raise
 
 
@@ -98,7 +102,7 @@ def _add_tpu(parser: argparse.ArgumentParser, action: str) -> None:
     add = parser.add_argument
     add("--zone", required=True, help="such as us-east5-a")
     add("--project", help="(default: that of gcloud's configuration)")
-    add("--batch_size", type=int, default=64, help="hosts reached at a time")
+    add("--batch_size", type=_at_least(1), default=64, help="hosts reached at a time")
     add("--internal_ip", action="store_true", help="reach hosts by internal addresses")
     if action in ("run", "create"):
         _add_slices(parser)
@@ -118,20 +122,20 @@ def _add_tpu(parser: argparse.ArgumentParser, action: str) -> None:
         )
         add(
             "--tries",
-            type=int,
+            type=_at_least(1),
             default=10,
             help="of the command on its hosts, in a row; one that lasted an hour "
             "begins the count anew (default 10)",
         )
         add("--env", action="append", default=[], metavar="NAME=VALUE")
-        add("--coordinator_port", type=int, help="(default: JAX's own, 8482)")
+        add("--coordinator_port", type=_at_least(1), help="(default: JAX's own, 8482)")
         _add_command(parser)
     if action in ("run", "start", "watch"):
-        add("--poll", type=float, default=60.0, help="seconds (default 60)")
+        add("--poll", type=_at_least(1), default=60, help="seconds (default 60)")
     if action == "run":
         add(
             "--recoveries",
-            type=int,
+            type=_at_least(0),
             default=20,
             help="how often machines that were taken away are replaced (default 20)",
         )
@@ -226,17 +230,19 @@ def _add_gke(parser: argparse.ArgumentParser, action: str) -> None:
         add("--project", help="(default: that of gcloud's configuration)")
     if action == "create":
         add("--flag", action="append", default=[], help="of `node-pools create`")
-    if action == "delete":
-        add("--slices", type=int, default=1, help="how many node pools there are")
     if action in ("manifest", "start"):
         add(
             "--restarts",
-            type=int,
+            type=_at_least(0),
             default=50,
             help="after failures; preemptions do not count (default 50)",
         )
-        add("--grace", type=int, default=120, help="seconds to save in (default 120)")
-        add("--service_account", help="of Kubernetes, that may write the bucket")
+        add(
+            "--grace",
+            type=_at_least(1),
+            default=120,
+            help="seconds to save in (default 120)",
+        )
         add("--queue", help="of Kueue")
         add("--shm", default="16Gi", help="size of /dev/shm (default 16Gi)")
         add("--env", action="append", default=[], metavar="NAME=VALUE")
@@ -244,19 +250,25 @@ def _add_gke(parser: argparse.ArgumentParser, action: str) -> None:
     if action not in ("build", "create"):
         add("--namespace", default="default")
     if action == "watch":
-        add("--poll", type=float, default=60.0, help="seconds (default 60)")
+        add("--poll", type=_at_least(1), default=60, help="seconds (default 60)")
 
 
 def _run_gke(args: argparse.Namespace, shell: Shell) -> int | None:
+    if args.action == "build":
+        _build(args, shell, dataflow.TRAIN_CONTAINER)
+        return None
     cluster = gke.Cluster(shell, args.name, getattr(args, "namespace", "default"))
+    pools = None
+    if getattr(args, "cluster", None):
+        if not args.location:
+            raise UserError("--cluster needs --location, its zone or region")
+        pools = gke.NodePools(
+            shell, args.name, args.cluster, args.location, args.project
+        )
     match args.action:
-        case "build":
-            dataflow.build(
-                shell, dataflow.TRAIN_CONTAINER, args.image, args.builder, args.project
-            )
         case "create":
-            flags = gke.node_pool_flags(parse_slice(args.topology), args.spot)
-            _node_pools(args, shell, [*flags, *args.flag])
+            slice_ = parse_slice(args.topology)
+            pools.create(slice_, args.slices, args.spot, args.flag)
         case "manifest":
             print(gke.to_yaml(gke.manifest(_pods(args))), end="")
         case "start":
@@ -272,17 +284,9 @@ def _run_gke(args: argparse.Namespace, shell: Shell) -> int | None:
             shell.note("the stacks are in the logs of the pods")
         case "delete":
             cluster.delete()
-            if args.cluster:
-                _node_pools(args, shell, [])
+            if pools:
+                pools.delete()
     return None
-
-
-def _node_pools(args: argparse.Namespace, shell: Shell, flags: Sequence[str]) -> None:
-    flags = [f"--location={args.location}", *_project(args), *flags]
-    for command in gke.node_pools(
-        args.action, args.name, args.slices, args.cluster, flags
-    ):
-        shell.run(command)
 
 
 def _pods(args: argparse.Namespace) -> gke.Pods:
@@ -297,7 +301,6 @@ def _pods(args: argparse.Namespace) -> gke.Pods:
         restarts=args.restarts,
         grace=args.grace,
         spot=args.spot,
-        service_account=args.service_account,
         queue=args.queue,
         memory=args.shm,
         env=_parse_env(args.env),
@@ -318,7 +321,12 @@ def _add_dataflow(parser: argparse.ArgumentParser, action: str) -> None:
     add("--region", required=True, help="such as us-central1")
     if action == "run":
         add("--bucket", required=True, help="for temporary files: gs://BUCKET/FOLDER")
-        add("--workers", type=int, default=100, help="at most (default 100)")
+        add(
+            "--workers",
+            type=_at_least(1),
+            default=100,
+            help="at most (default 100)",
+        )
         add("--machine_type", default="n2-standard-4", help="(default n2-standard-4)")
         add("--flag", action="append", default=[], help="further ones of Beam")
         _add_command(parser, "what follows is of `podgcm preprocess`")
@@ -327,8 +335,7 @@ def _add_dataflow(parser: argparse.ArgumentParser, action: str) -> None:
 def _run_dataflow(args: argparse.Namespace, shell: Shell) -> int | None:
     match args.action:
         case "build":
-            container = dataflow.WORKER_CONTAINER
-            dataflow.build(shell, container, args.image, args.builder, args.project)
+            _build(args, shell, dataflow.WORKER_CONTAINER)
         case "run":
             refuse_dry_run(args.command_line)
             command = dataflow.preprocess(
@@ -354,16 +361,41 @@ def _run_dataflow(args: argparse.Namespace, shell: Shell) -> int | None:
 # --- What they share -----------------------------------------------------------------
 
 
+def _at_least(least: int) -> Callable[[str], int]:
+    """The type of a whole number on the command line."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"-?\d+", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(
+                f"{text} is no whole number of at least {least}"
+            )
+        return int(text)
+
+    return parse
+
+
 def _add_slices(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--topology", required=True, help="of a slice, such as v5p:4x4x8 or v5e:4x4")
-    add("--slices", type=int, default=1, help="how many (default 1)")
+    add("--slices", type=_at_least(1), default=1, help="how many (default 1)")
     add("--spot", action="store_true", help="cheaper, and may be taken away any time")
 
 
 def _add_builder(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--builder", choices=("cloud", "docker"), default="cloud")
-    parser.add_argument("--project", help="(default: that of gcloud's configuration)")
+    add = parser.add_argument
+    add("--builder", choices=("cloud", "docker"), default="cloud")
+    add("--project", help="(default: that of gcloud's configuration)")
+    add(
+        "--flag",
+        action="append",
+        default=[],
+        help="of `gcloud builds submit` (or of `docker build`), such as "
+        "--flag=--service-account=projects/PROJECT/serviceAccounts/ADDRESS",
+    )
+
+
+def _build(args: argparse.Namespace, shell: Shell, container: str) -> None:
+    dataflow.build(shell, container, args.image, args.builder, args.project, args.flag)
 
 
 def _add_command(
@@ -400,7 +432,3 @@ def _parse_env(items: Sequence[str]) -> dict[str, str]:
         if not re.match(r"[A-Za-z_]\w*=", item):
             raise UserError(f"--env={item}: write NAME=VALUE")
     return dict(item.split("=", 1) for item in items)
-
-
-def _project(args: argparse.Namespace) -> list[str]:
-    return [f"--project={args.project}"] if args.project else []

@@ -10,6 +10,7 @@ import pytest
 
 from launch import cli
 from launch.cloud import dataflow
+from launch.cloud.commands import Shell
 from launch.cloud.slices import hosts_of, parse_slice, require_queued
 from launch.cloud.tpu import PROJECT, SOURCE
 from pipeline.errors import UserError
@@ -37,16 +38,16 @@ LAUNCHES = [
         }.items()
     ],
     *[
-        ["gke", action, "--name=era5", *flags]
+        ["gke", action, *(["--name=era5"] if action != "build" else []), *flags]
         for action, flags in {
-            "build": [IMAGE, "--project=p"],
+            "build": [IMAGE, "--project=p", "--flag=--service-account=a"],
             "create": [*SLICE, *POOLS, "--flag=--reservation=r"],
             "start": [IMAGE, *SLICE, *TRAIN],
             **{a: [] for a in ("watch", "logs", "profile", "dump-stacks")},
-            "delete": [*POOLS, "--slices=2"],
+            "delete": POOLS,
         }.items()
     ],
-    ["dataflow", "build", "--name=era5", IMAGE, "--project=p"],
+    ["dataflow", "build", IMAGE, "--project=p"],
     [
         "dataflow",
         "run",
@@ -166,6 +167,48 @@ def test_dataflow_mistakes():
         command("--output=gs://b/s", bucket="bucket")
     with pytest.raises(UserError, match="leave it out"):
         command("--output=gs://b/s", "--runner=DirectRunner")
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *("--slices=0", "--slices=2.5", "--tries=0", "--poll=0", "--batch_size=0"),
+        *("--recoveries=-1", "--coordinator_port=-5"),
+    ],
+)
+def test_numbers_that_make_no_sense(capsys, flag):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["launch", "tpu", "run", *ZONE, *SLICE, flag, "--dry_run", *TRAIN])
+    assert end.value.code == 2
+    name, _, number = flag.partition("=")
+    error = f"argument {name}: {number} is no whole number of at least"
+    assert error in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "place, action, told",
+    [
+        ("tpu", "watch", True),
+        ("gke", "watch", True),
+        ("tpu", "delete", False),
+        ("gke", "build", False),
+        ("dataflow", "run", False),
+    ],
+)
+def test_interrupted(capsys, monkeypatch, place, action, told):
+    """What comes back to a run says so, and nothing else does."""
+
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    for name in ("run", "stream"):
+        monkeypatch.setattr(Shell, name, interrupt)
+    launch = next(words for words in LAUNCHES if words[:2] == [place, action])
+    with pytest.raises(SystemExit) as end:
+        cli.main(["launch", *launch])
+    assert end.value.code == 130
+    told_so = "era5 goes on without this; the same command" in capsys.readouterr().err
+    assert told_so == told
 
 
 def test_dry_run_of_dataflow_stands_before_the_lone_dashes(capsys):
