@@ -259,9 +259,10 @@ def _run_gke(args: argparse.Namespace, shell: Shell) -> int | None:
         return None
     cluster = gke.Cluster(shell, args.name, getattr(args, "namespace", "default"))
     pools = None
+    if args.action in ("create", "delete"):
+        if bool(args.cluster) != bool(args.location):
+            raise UserError("--cluster and --location, its zone or region, go together")
     if getattr(args, "cluster", None):
-        if not args.location:
-            raise UserError("--cluster needs --location, its zone or region")
         pools = gke.NodePools(
             shell, args.name, args.cluster, args.location, args.project
         )

@@ -254,9 +254,12 @@ def test_node_pools(kubectl, capsys):
     )
     deleted = [call.split()[3] for call in calls()[1:]]
     assert deleted == ["era5-0", *["era5-1"] * 3, "era5-2"]
-    assert launch("delete", "--cluster=c") == 2
-    assert "--cluster needs --location" in capsys.readouterr().err
+    # Nothing is done by halves.
+    for flag in cluster:
+        assert launch("delete", flag) == 2
+        assert "--cluster and --location" in capsys.readouterr().err
     assert calls() == []
+    assert (kubectl / "calls").read_text().count("delete") == 1
 
 
 def test_signals_reach_every_pod(kubectl, capsys):

@@ -1,11 +1,15 @@
 """What `podgcm plan` and `podgcm bench` are asked, before anything is compiled."""
 
 import dataclasses
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
 from launch import benchmarks, plan, plan_search
+from launch.object_store import ObjectStore
 from launch.plan_page import format_plan
 from launch.plan_search import sensible_meshes
 from launch.plan_stages import Stage, curriculum, parse_stages
@@ -195,6 +199,31 @@ def test_grid_of_the_data(tiny_store):
         plan.data_grid(demo("data.store=nowhere", "data.grid="))
     with pytest.raises(UserError, match="unknown grid"):
         plan.data_grid(demo("data.store=nowhere", "data.grid=TL1"))
+
+
+def test_grid_of_data_in_a_bucket(tiny_store):
+    pytest.importorskip("gcsfs", reason="needs the extra `cloud`")
+    program = """
+import pathlib, sys
+from launch import plan
+from train.config import load_config
+from train.folder import open_path
+for file in pathlib.Path(sys.argv[1]).rglob("*"):
+    if file.is_file():
+        copy = open_path("gs://bucket/store") / str(file.relative_to(sys.argv[1]))
+        copy.write_bytes(file.read_bytes())
+config = ["data.store=gs://bucket/store", "data.grid="]
+print(plan.data_grid(load_config("configs/demo.py", config))[0].shape)
+"""
+    with ObjectStore() as store:
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(tiny_store.path)],
+            env={**os.environ, **store.environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.stdout.strip() == str(tiny_store.grid.shape), done.stderr
 
 
 CASE = {
