@@ -1,5 +1,6 @@
 """`podgcm launch tpu`, against a stand-in for the cloud whose hosts are real shells."""
 
+import json
 import os
 import shutil
 import tarfile
@@ -444,6 +445,24 @@ def test_refusals_are_not_repeated(cloud, capsys):
         "podgcm launch: gcloud: ERROR: (gcloud.create) PERMISSION_DENIED: no\n"
     )
     assert made.calls().count("create") == 1
+
+
+@pytest.mark.parametrize(
+    "specs, hosts",
+    [
+        ([{"nodeId": "era5-0"}], 2),
+        ([{"nodeId": "era5-0"}, {"nodeId": "era5-1"}], 4),
+        ([{"multisliceParams": {"nodeCount": 3}}], 6),
+        # However slices are told, each counts once.
+        ([{"nodeId": f"{n}", "multisliceParams": {"nodeCount": 2}} for n in "01"], 4),
+    ],
+)
+def test_hosts_of_several_slices(monkeypatch, specs, hosts):
+    nodes = [{**spec, "node": {"acceleratorType": "v5p-16"}} for spec in specs]
+    text = json.dumps({"state": {"state": "ACTIVE"}, "tpu": {"nodeSpec": nodes}})
+    monkeypatch.setattr(commands.Shell, "run", lambda *args, **options: text)
+    resource = tpu.QueuedResource(commands.Shell(False), "era5", "z-a")
+    assert resource.hosts() == hosts
 
 
 def test_tries_are_positive():
