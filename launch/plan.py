@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -27,6 +26,7 @@ from pipeline.store import open_store
 from pipeline.variables import PRESSURE_LEVELS
 from train import build
 from train.calibration import abstract_scales
+from train.folder import open_path
 from train.mesh import (
     MeshShape,
     batch_layout,
@@ -178,7 +178,7 @@ def data_grid(config: ConfigDict) -> tuple[GaussianGrid, Sequence[float]]:
       UserError: if there is no store, and `config.data.grid` names no grid.
     """
     path = config.data.store
-    if path and os.path.exists(path):
+    if path and open_path(path).exists():
         store = open_store(path)
         return store.grid, store.levels
     if not config.data.grid:

@@ -5,7 +5,7 @@ from typing import Any
 
 def format_plan(figures: dict[str, Any]) -> str:
     """The page."""
-    lines = [_heading(figures), *_memory(figures)]
+    lines = [_heading(figures), *_training_mesh(figures), *_memory(figures)]
     if figures["fits"]:
         lines += _step(figures)
         if "curriculum" in figures:
@@ -26,6 +26,17 @@ def _heading(figures: dict[str, Any]) -> str:
         f"{count}{figures['topology']}: {figures['devices']} devices, mesh {mesh}, "
         f"batch {figures['config']['train']['batch']}"
     )
+
+
+def _training_mesh(figures: dict[str, Any]) -> list[str]:
+    """What training must be told, if the mesh is not the config's own."""
+    own = figures["config"]["mesh"]
+    flags = [
+        f"--config.mesh.{axis}={n}"
+        for axis, n in figures["mesh"].items()
+        if own[axis] not in (n, -1)
+    ]
+    return [f"to train on this mesh: {' '.join(flags)}"] if flags else []
 
 
 def _memory(figures: dict[str, Any]) -> list[str]:

@@ -8,7 +8,13 @@ from collections.abc import Callable, Sequence
 
 from launch.cloud import dataflow, gke, supervise, tpu
 from launch.cloud.commands import Shell
-from launch.cloud.slices import parse_slice
+from launch.cloud.slices import Slice, parse_slice
+from launch.cloud.training import (
+    check_mesh,
+    parse_command,
+    read_config,
+    refuse_dry_run,
+)
 from pipeline.errors import UserError
 from train import exit_codes
 
@@ -31,6 +37,8 @@ _GKE = {
     **{name: _TPU[name] for name in ("watch", "logs", "profile", "dump-stacks")},
     "delete": "delete the JobSet, and with --cluster its node pools",
 }
+# What these wait for goes on without them.
+_WATCHERS = (("tpu", "run"), ("tpu", "start"), ("tpu", "watch"), ("gke", "watch"))
 _DATAFLOW = {
     "build": "build the container of the workers",
     "run": "preprocess; the same command goes on with what is not done",
@@ -51,9 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         names = where.add_subparsers(dest="action", required=True, metavar="ACTION")
         for action, text in actions.items():
             one = names.add_parser(action, help=text, description=text + ".")
-            one.add_argument("--name", required=True, help="of the run")
+            if action != "build":
+                one.add_argument("--name", required=True, help="of the run")
             one.add_argument(
-                "--dry_run", action="store_true", help="print the commands, run none"
+                "--dry_run",
+                action="store_true",
+                help="print the commands, run none; it stands before a lone --",
             )
             add(one, action)
 
@@ -75,11 +86,12 @@ def run(args: argparse.Namespace) -> int:
     try:
         return actions[args.place](args, shell) or exit_codes.FINISHED
     except KeyboardInterrupt:
-        print(
-            f"podgcm launch: {args.name} goes on without this; the same command comes "
-            "back to it",
-            file=sys.stderr,
-        )
+        if (args.place, args.action) in _WATCHERS:
+            print(
+                f"podgcm launch: {args.name} goes on without this; the same command "
+                "comes back to it",
+                file=sys.stderr,
+            )
         raise
 
 
@@ -90,7 +102,7 @@ def _add_tpu(parser: argparse.ArgumentParser, action: str) -> None:
     add = parser.add_argument
     add("--zone", required=True, help="such as us-east5-a")
     add("--project", help="(default: that of gcloud's configuration)")
-    add("--batch_size", type=int, default=64, help="hosts reached at a time")
+    add("--batch_size", type=_at_least(1), default=64, help="hosts reached at a time")
     add("--internal_ip", action="store_true", help="reach hosts by internal addresses")
     if action in ("run", "create"):
         _add_slices(parser)
@@ -110,20 +122,20 @@ def _add_tpu(parser: argparse.ArgumentParser, action: str) -> None:
         )
         add(
             "--tries",
-            type=int,
+            type=_at_least(1),
             default=10,
             help="of the command on its hosts, in a row; one that lasted an hour "
             "begins the count anew (default 10)",
         )
         add("--env", action="append", default=[], metavar="NAME=VALUE")
-        add("--coordinator_port", type=int, help="(default: JAX's own, 8482)")
+        add("--coordinator_port", type=_at_least(1), help="(default: JAX's own, 8482)")
         _add_command(parser)
     if action in ("run", "start", "watch"):
-        add("--poll", type=float, default=60.0, help="seconds (default 60)")
+        add("--poll", type=_at_least(1), default=60, help="seconds (default 60)")
     if action == "run":
         add(
             "--recoveries",
-            type=int,
+            type=_at_least(0),
             default=20,
             help="how often machines that were taken away are replaced (default 20)",
         )
@@ -134,12 +146,16 @@ def _run_tpu(args: argparse.Namespace, shell: Shell) -> int | None:
     resource = tpu.QueuedResource(
         shell, args.name, args.zone, args.project, args.batch_size, args.internal_ip
     )
+    tpu_slice = parse_slice(args.topology) if "topology" in args else None
     if args.action in ("run", "start"):
-        workdir = _workdir(args.command_line)
+        source = None if args.source.startswith("gs://") else args.source
+        if source:
+            tpu.check_source(source)
+        workdir = _check_command(args, source, tpu_slice)
+        archive = f"{workdir}/launch/podgcm.tar.gz" if source else args.source
         command = _with_env(args)
 
     def create() -> None:
-        tpu_slice = parse_slice(args.topology)
         resource.create(tpu_slice, args.slices, args.flag, args.spot)
         if args.slices > 1:
             network = next(
@@ -150,38 +166,38 @@ def _run_tpu(args: argparse.Namespace, shell: Shell) -> int | None:
             rule = shlex.join(tpu.firewall_rule(network, args.project, port))
             shell.note(f"if nothing lets the slices meet yet: {rule}")
 
-    def install() -> None:
-        archive = args.source
-        if not archive.startswith("gs://"):
-            archive = f"{workdir}/launch/podgcm.tar.gz"
-            tpu.upload(shell, args.source, archive)
-        resource.install(archive)
+    def upload(replace: bool) -> None:
+        if source:
+            tpu.upload(shell, source, archive, replace)
 
-    def start() -> None:
-        resource.start(command, args.tries, f"{workdir}/logs")
+    def install(hosts: int) -> None:
+        resource.install(archive, hosts)
+
+    def start(hosts: int) -> None:
+        resource.start(command, args.tries, f"{workdir}/logs", hosts)
+
+    def supervised() -> supervise.Run:
+        return supervise.Run(resource, args.poll, upload, create, install, start)
 
     match args.action:
         case "run":
-            plan = supervise.Run(resource, args.poll, create, install, start)
-            return supervise.supervise(plan, args.recoveries, args.keep)
+            return supervise.supervise(supervised(), args.recoveries, args.keep)
         case "create":
             create()
         case "start":
-            supervise.wait_until_active(resource, args.poll)
-            install()
-            start()
+            supervise.start(supervised())
         case "watch":
             return supervise.watch(resource, args.poll)
         case "logs":
             return resource.follow_log()
         case "profile":
-            resource.signal("USR2")
+            resource.signal("USR2", resource.hosts())
         case "dump-stacks":
-            resource.signal("USR1")
+            resource.signal("USR1", resource.hosts())
             shell.note("the first host; the others are in WORKDIR/logs in a minute")
             print(resource.log(lines=200), end="")
         case "stop":
-            resource.stop()
+            resource.stop(resource.hosts())
         case "delete":
             resource.delete()
     return None
@@ -214,17 +230,19 @@ def _add_gke(parser: argparse.ArgumentParser, action: str) -> None:
         add("--project", help="(default: that of gcloud's configuration)")
     if action == "create":
         add("--flag", action="append", default=[], help="of `node-pools create`")
-    if action == "delete":
-        add("--slices", type=int, default=1, help="how many node pools there are")
     if action in ("manifest", "start"):
         add(
             "--restarts",
-            type=int,
+            type=_at_least(0),
             default=50,
             help="after failures; preemptions do not count (default 50)",
         )
-        add("--grace", type=int, default=120, help="seconds to save in (default 120)")
-        add("--service_account", help="of Kubernetes, that may write the bucket")
+        add(
+            "--grace",
+            type=_at_least(1),
+            default=120,
+            help="seconds to save in (default 120)",
+        )
         add("--queue", help="of Kueue")
         add("--shm", default="16Gi", help="size of /dev/shm (default 16Gi)")
         add("--env", action="append", default=[], metavar="NAME=VALUE")
@@ -232,19 +250,26 @@ def _add_gke(parser: argparse.ArgumentParser, action: str) -> None:
     if action not in ("build", "create"):
         add("--namespace", default="default")
     if action == "watch":
-        add("--poll", type=float, default=60.0, help="seconds (default 60)")
+        add("--poll", type=_at_least(1), default=60, help="seconds (default 60)")
 
 
 def _run_gke(args: argparse.Namespace, shell: Shell) -> int | None:
+    if args.action == "build":
+        _build(args, shell, dataflow.TRAIN_CONTAINER)
+        return None
     cluster = gke.Cluster(shell, args.name, getattr(args, "namespace", "default"))
+    pools = None
+    if args.action in ("create", "delete"):
+        if bool(args.cluster) != bool(args.location):
+            raise UserError("--cluster and --location, its zone or region, go together")
+    if getattr(args, "cluster", None):
+        pools = gke.NodePools(
+            shell, args.name, args.cluster, args.location, args.project
+        )
     match args.action:
-        case "build":
-            dataflow.build(
-                shell, dataflow.TRAIN_CONTAINER, args.image, args.builder, args.project
-            )
         case "create":
-            flags = gke.node_pool_flags(parse_slice(args.topology), args.spot)
-            _node_pools(args, shell, [*flags, *args.flag])
+            slice_ = parse_slice(args.topology)
+            pools.create(slice_, args.slices, args.spot, args.flag)
         case "manifest":
             print(gke.to_yaml(gke.manifest(_pods(args))), end="")
         case "start":
@@ -260,31 +285,23 @@ def _run_gke(args: argparse.Namespace, shell: Shell) -> int | None:
             shell.note("the stacks are in the logs of the pods")
         case "delete":
             cluster.delete()
-            if args.cluster:
-                _node_pools(args, shell, [])
+            if pools:
+                pools.delete()
     return None
 
 
-def _node_pools(args: argparse.Namespace, shell: Shell, flags: Sequence[str]) -> None:
-    flags = [f"--location={args.location}", *_project(args), *flags]
-    for command in gke.node_pools(
-        args.action, args.name, args.slices, args.cluster, flags
-    ):
-        shell.run(command)
-
-
 def _pods(args: argparse.Namespace) -> gke.Pods:
-    _workdir(args.command_line)
+    slice_ = parse_slice(args.topology)
+    _check_command(args, None, slice_)
     return gke.Pods(
         name=args.name,
         image=args.image,
         command=["podgcm", *args.command_line],
-        slice_=parse_slice(args.topology),
+        slice_=slice_,
         slices=args.slices,
         restarts=args.restarts,
         grace=args.grace,
         spot=args.spot,
-        service_account=args.service_account,
         queue=args.queue,
         memory=args.shm,
         env=_parse_env(args.env),
@@ -305,7 +322,12 @@ def _add_dataflow(parser: argparse.ArgumentParser, action: str) -> None:
     add("--region", required=True, help="such as us-central1")
     if action == "run":
         add("--bucket", required=True, help="for temporary files: gs://BUCKET/FOLDER")
-        add("--workers", type=int, default=100, help="at most (default 100)")
+        add(
+            "--workers",
+            type=_at_least(1),
+            default=100,
+            help="at most (default 100)",
+        )
         add("--machine_type", default="n2-standard-4", help="(default n2-standard-4)")
         add("--flag", action="append", default=[], help="further ones of Beam")
         _add_command(parser, "what follows is of `podgcm preprocess`")
@@ -314,9 +336,9 @@ def _add_dataflow(parser: argparse.ArgumentParser, action: str) -> None:
 def _run_dataflow(args: argparse.Namespace, shell: Shell) -> int | None:
     match args.action:
         case "build":
-            container = dataflow.WORKER_CONTAINER
-            dataflow.build(shell, container, args.image, args.builder, args.project)
+            _build(args, shell, dataflow.WORKER_CONTAINER)
         case "run":
+            refuse_dry_run(args.command_line)
             command = dataflow.preprocess(
                 args.command_line,
                 name=args.name,
@@ -340,40 +362,70 @@ def _run_dataflow(args: argparse.Namespace, shell: Shell) -> int | None:
 # --- What they share -----------------------------------------------------------------
 
 
+def _at_least(least: int) -> Callable[[str], int]:
+    """The type of a whole number on the command line."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"-?\d+", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(
+                f"{text} is no whole number of at least {least}"
+            )
+        return int(text)
+
+    return parse
+
+
 def _add_slices(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--topology", required=True, help="of a slice, such as v5p:4x4x8 or v5e:4x4")
-    add("--slices", type=int, default=1, help="how many (default 1)")
+    add("--slices", type=_at_least(1), default=1, help="how many (default 1)")
     add("--spot", action="store_true", help="cheaper, and may be taken away any time")
 
 
 def _add_builder(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--builder", choices=("cloud", "docker"), default="cloud")
-    parser.add_argument("--project", help="(default: that of gcloud's configuration)")
+    add = parser.add_argument
+    add("--builder", choices=("cloud", "docker"), default="cloud")
+    add("--project", help="(default: that of gcloud's configuration)")
+    add(
+        "--flag",
+        action="append",
+        default=[],
+        help="of `gcloud builds submit` (or of `docker build`), such as "
+        "--flag=--service-account=projects/PROJECT/serviceAccounts/ADDRESS",
+    )
+
+
+def _build(args: argparse.Namespace, shell: Shell, container: str) -> None:
+    dataflow.build(shell, container, args.image, args.builder, args.project, args.flag)
 
 
 def _add_command(
     parser: argparse.ArgumentParser,
-    text: str = "such as train --config=configs/tl63.py --workdir=gs://BUCKET/RUN",
+    text: str = "such as train --config=configs/tl255.py --workdir=gs://BUCKET/RUN",
 ) -> None:
     parser.add_argument(
         "command_line", nargs="*", metavar="-- COMMAND", help=f"after a lone --: {text}"
     )
 
 
-def _workdir(command: Sequence[str]) -> str:
-    """The run's folder, in a bucket.
+def _check_command(
+    args: argparse.Namespace, source: str | None, slice_: Slice | None
+) -> str:
+    """Checks what stands after the lone --; the run's folder.
+
+    Args:
+      args: of the launch.
+      source: the folder that hosts get, if they get one.
+      slice_: what is to be rented; None if that is done already.
 
     Raises:
-      UserError: if the command does not tell it.
+      UserError: if hosts could not run it, or it does not fit them.
     """
-    for word in command:
-        if word.startswith("--workdir=gs://"):
-            return word.partition("=")[2].rstrip("/")
-    raise UserError(
-        "after the lone --, write a command with --workdir=gs://BUCKET/RUN, which all "
-        "hosts reach, such as: -- train --config=configs/tl63.py --workdir=gs://B/R"
-    )
+    command = parse_command(args.command_line)
+    config = read_config(command, source)
+    if config and slice_:
+        check_mesh(config, slice_, args.slices)
+    return command.workdir.rstrip("/")
 
 
 def _parse_env(items: Sequence[str]) -> dict[str, str]:
@@ -381,7 +433,3 @@ def _parse_env(items: Sequence[str]) -> dict[str, str]:
         if not re.match(r"[A-Za-z_]\w*=", item):
             raise UserError(f"--env={item}: write NAME=VALUE")
     return dict(item.split("=", 1) for item in items)
-
-
-def _project(args: argparse.Namespace) -> list[str]:
-    return [f"--project={args.project}"] if args.project else []

@@ -3,7 +3,7 @@
 import shlex
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pipeline.errors import UserError
 from train.exit_codes import Failed
@@ -49,7 +49,12 @@ class Shell:
         print(f"# {text}" if self.dry_run else text, flush=True)
 
     def run(
-        self, command: Sequence[str], *, stdin: str | None = None, tries: int = 1
+        self,
+        command: Sequence[str],
+        *,
+        stdin: str | None = None,
+        tries: int = 1,
+        complaint: Callable[[str], str] = lambda output: "",
     ) -> str:
         """What a command prints; nothing in a dry run.
 
@@ -57,6 +62,8 @@ class Shell:
           command: the program and its arguments.
           stdin: what it reads.
           tries: how often to run it if it fails.
+          complaint: why what it prints is a failure although its exit code is none;
+            nothing if it is not.
 
         Raises:
           CloudError: if it fails to the last.
@@ -67,9 +74,12 @@ class Shell:
             return ""
         for attempt in range(tries):
             result = _call(command, input=stdin, capture_output=True, text=True)
-            if result.returncode == 0:
+            if result.returncode:
+                reason = _reason(command, result)
+            else:
+                reason = complaint(result.stdout)
+            if not reason:
                 return result.stdout
-            reason = _reason(command, result)
             if attempt + 1 == tries or any(word in reason for word in _REFUSALS):
                 raise CloudError(reason)
             seconds = min(self._pause * 2**attempt, _LONGEST_PAUSE)

@@ -13,7 +13,12 @@ _BUILD = "launch/cloud/cloudbuild.yaml"
 
 
 def build(
-    shell: Shell, container: str, image: str, builder: str, project: str | None
+    shell: Shell,
+    container: str,
+    image: str,
+    builder: str,
+    project: str | None,
+    flags: Sequence[str],
 ) -> None:
     """Builds a container from this project, and puts it where the cloud finds it.
 
@@ -23,6 +28,7 @@ def build(
       image: what it is called, with its registry.
       builder: `cloud`, for Cloud Build, or `docker`, for this machine.
       project: of the cloud; that of gcloud's configuration if None.
+      flags: further ones of `gcloud builds submit`, or of `docker build`.
 
     Raises:
       CloudError: if that fails.
@@ -37,12 +43,16 @@ def build(
             [
                 *("gcloud", "builds", "submit", str(PROJECT)),
                 *(f"--config={PROJECT / _BUILD}", values, *_project(project)),
+                *flags,
             ]
         ]
     else:
         file = PROJECT / container
         commands = [
-            ["docker", "build", f"--file={file}", f"--tag={image}", str(PROJECT)],
+            [
+                *("docker", "build", f"--file={file}", f"--tag={image}", *flags),
+                str(PROJECT),
+            ],
             ["docker", "push", image],
         ]
     for command in commands:

@@ -22,6 +22,7 @@ _JOB = "slice"
 _LABEL = "jobset.sigs.k8s.io/jobset-name"
 # Of libtpu, of its exchanges between slices, of JAX's coordinator, of metrics.
 _PORTS = {"tpu": 8471, "slices": 8080, "coordinator": 8482, "metrics": 8431}
+_ENDS = ("Completed", "Failed")
 # Why a JobSet has failed, if by a rule with FailJobSet, of which there is one.
 _USER_ERROR_REASON = "FailJobSetFailurePolicyAction"
 
@@ -39,7 +40,6 @@ class Pods:
       restarts: how often failures start it again; preemptions do not count.
       grace: seconds from SIGTERM to SIGKILL.
       spot: run on Spot machines.
-      service_account: of Kubernetes, with access to the bucket.
       queue: of Kueue, if it admits the JobSet.
       memory: for /dev/shm, such as `16Gi`.
       env: further environment variables.
@@ -53,7 +53,6 @@ class Pods:
     restarts: int = 50
     grace: int = 120
     spot: bool = False
-    service_account: str | None = None
     queue: str | None = None
     memory: str = "16Gi"
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -166,13 +165,16 @@ def _pod(pods: Pods) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": pods.grace,
-        "hostNetwork": True,  # exchanges between slices do not pass a bridge
+        # Exchanges between slices do not pass a bridge. Such a pod acts as the service
+        # account of its node, whatever that of Kubernetes may do.
+        "hostNetwork": True,
         "dnsPolicy": "ClusterFirstWithHostNet",
         "nodeSelector": selector,
         "containers": [
             {
                 "name": _CONTAINER,
                 "image": pods.image,
+                "imagePullPolicy": "Always",  # a tag may have been built anew
                 # Without a shell, so that signals reach it.
                 "command": list(pods.command),
                 "env": [
@@ -199,8 +201,6 @@ def _pod(pods: Pods) -> dict[str, Any]:
     }
     if pods.spot:
         selector["cloud.google.com/gke-spot"] = "true"
-    if pods.service_account:
-        spec["serviceAccountName"] = pods.service_account
     return spec
 
 
@@ -230,12 +230,23 @@ class Cluster:
 
         Raises:
           CloudError: if it is refused, such as for a field that an old JobSet lacks.
+          UserError: if one of this name has ended: it would not start again.
         """
-        self.shell.run(
+        command = [*self._kubectl("get"), "jobset", self.name, "--output=json"]
+        text = self.shell.run([*command, "--ignore-not-found"], tries=3)
+        end = _end(json.loads(text).get("status", {})) if text.strip() else None
+        if end:
+            raise UserError(
+                f"the JobSet {self.name} has ended ({end['type']}): delete it first, "
+                f"by podgcm launch gke delete --name={self.name}"
+            )
+        done = self.shell.run(
             [*self._kubectl("apply"), "--validate=strict", "--filename=-"],
             stdin=to_yaml(manifest(pods)),
             tries=3,
         )
+        if not self.shell.dry_run:
+            self.shell.note(done.rstrip())  # such as created, or unchanged
 
     def watch(self, poll: float) -> int:
         """Shows how the JobSet does until it has ended; the exit code of the run.
@@ -255,15 +266,16 @@ class Cluster:
             if summary != last:
                 self.shell.note(f"{self.name}: {summary}")
                 last = summary
-            for condition in status.get("conditions", []):
-                if condition["status"] == "True" and condition["type"] == "Completed":
-                    return exit_codes.FINISHED
-                if condition["status"] == "True" and condition["type"] == "Failed":
-                    self.shell.note(condition.get("message", ""))
-                    if condition.get("reason") == _USER_ERROR_REASON:
-                        return exit_codes.USER_ERROR
-                    return exit_codes.FAILED
-            time.sleep(poll)
+            end = _end(status)
+            if end is None:
+                time.sleep(poll)
+                continue
+            if end["type"] == "Completed":
+                return exit_codes.FINISHED
+            self.shell.note(end.get("message", ""))
+            if end.get("reason") == _USER_ERROR_REASON:
+                return exit_codes.USER_ERROR
+            return exit_codes.FAILED
 
     def follow_log(self) -> int:
         """Shows what the first pod prints until interrupted; kubectl's exit code."""
@@ -280,12 +292,20 @@ class Cluster:
         """Sends a signal such as USR1 to the command in all pods.
 
         Raises:
-          CloudError: if a pod cannot be reached.
+          CloudError: if a pod cannot be reached; the others are signalled all the same.
         """
-        for pod in self._pods():
+        pods, errors = self._pods(), []
+        for pod in pods:
             # The command is the container's first process.
             kill = ["--", "sh", "-c", f"kill -{name} 1"]
-            self.shell.run([*self._kubectl("exec"), pod, *kill])
+            try:
+                self.shell.run([*self._kubectl("exec"), pod, *kill])
+            except CloudError as error:
+                errors.append(f"{pod}: {error}")
+        if errors:
+            raise CloudError(
+                f"{len(errors)} of {len(pods)} pods were not reached: {errors[0]}"
+            )
 
     def delete(self) -> None:
         """Deletes the JobSet with its pods; node pools stay, and cost.
@@ -316,27 +336,102 @@ class Cluster:
         return ["kubectl", verb, f"--namespace={self.namespace}"]
 
 
-def node_pools(
-    verb: str, name: str, slices: int, cluster: str, flags: Sequence[str]
-) -> list[list[str]]:
-    """Commands that create or delete the node pools of a run, one for each slice."""
-    return [
-        [
-            *("gcloud", "container", "node-pools", verb, f"{name}-{index}"),
-            *(f"--cluster={cluster}", *flags, "--quiet"),
+@dataclasses.dataclass(frozen=True)
+class NodePools:
+    """Commands about the node pools of a run, one for each slice: NAME-0, NAME-1, ...
+
+    Attributes:
+      shell: runs or prints them.
+      name: of the run.
+      cluster: that they are in.
+      location: its zone or region.
+      project: of the cloud; that of gcloud's configuration if None.
+    """
+
+    shell: Shell
+    name: str
+    cluster: str
+    location: str
+    project: str | None = None
+
+    def create(
+        self, slice_: Slice, slices: int, spot: bool, flags: Sequence[str]
+    ) -> None:
+        """Creates those that are not there.
+
+        Args:
+          slice_: what each of them is.
+          slices: how many.
+          spot: cheaper machines, which may be taken away at any time.
+          flags: further ones of `node-pools create`.
+
+        Raises:
+          CloudError: if the cloud refuses.
+        """
+        there = self.names()
+        for name in (f"{self.name}-{index}" for index in range(slices)):
+            if name in there:
+                self.shell.note(f"the node pool {name} is there already")
+                continue
+            self.shell.run(
+                [
+                    *self._gcloud("create", name),
+                    f"--machine-type={slice_.machine_type}",
+                    f"--num-nodes={slice_.hosts}",
+                    *(
+                        [f"--tpu-topology={slice_.topology}"]
+                        if slice_.hosts > 1
+                        else []
+                    ),
+                    # Without it nodes, and so pods, may only read buckets.
+                    "--scopes=cloud-platform",
+                    *(["--spot"] if spot else []),
+                    *flags,
+                    "--quiet",
+                ]
+            )
+
+    def delete(self) -> None:
+        """Deletes all of them, however many were created.
+
+        Raises:
+          CloudError: if one is not deleted; the others are, all the same.
+        """
+        names, errors = self.names(), []
+        if self.shell.dry_run:
+            self.shell.note("for each of them")
+            names = [f"{self.name}-0"]
+        for name in names:
+            try:
+                self.shell.run([*self._gcloud("delete", name), "--quiet"], tries=3)
+            except CloudError as error:
+                errors.append(f"{name} is not deleted, and costs until it is: {error}")
+        if errors:
+            raise CloudError("; ".join(errors))
+
+    def names(self) -> list[str]:
+        """Those that there are; none in a dry run.
+
+        Raises:
+          CloudError: if the cloud cannot be asked.
+        """
+        which = ["--format=value(name)", f"--filter=name~^{self.name}-[0-9]+$"]
+        return self.shell.run([*self._gcloud("list"), *which], tries=3).split()
+
+    def _gcloud(self, verb: str, *names: str) -> list[str]:
+        return [
+            *("gcloud", "container", "node-pools", verb, *names),
+            *(f"--cluster={self.cluster}", f"--location={self.location}"),
+            *([f"--project={self.project}"] if self.project else []),
         ]
-        for index in range(slices)
-    ]
 
 
-def node_pool_flags(slice_: Slice, spot: bool) -> list[str]:
-    """Flags by which a new node pool is a slice."""
-    return [
-        f"--machine-type={slice_.machine_type}",
-        f"--num-nodes={slice_.hosts}",
-        *([f"--tpu-topology={slice_.topology}"] if slice_.hosts > 1 else []),
-        *(["--spot"] if spot else []),
-    ]
+def _end(status: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The condition by which a JobSet has ended, if it has."""
+    for condition in status.get("conditions", []):
+        if condition["status"] == "True" and condition["type"] in _ENDS:
+            return condition
+    return None
 
 
 def _summary(status: Mapping[str, Any]) -> str:

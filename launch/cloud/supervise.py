@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from launch.cloud.commands import CloudError
-from launch.cloud.tpu import QueuedResource, Resource, Worker
+from launch.cloud.tpu import SSH_TRIES, QueuedResource, Resource, Worker
 from train import exit_codes
 
 _GONE = ("FAILED", "SUSPENDING", "SUSPENDED")
@@ -24,16 +24,19 @@ class Run:
     Attributes:
       resource: where.
       poll: seconds between looks.
+      upload: puts the program where hosts find it; if told to, in place of one that is
+        there.
       create: asks for the machines.
-      install: puts the program onto them.
-      start: starts the command.
+      install: puts the program onto so many hosts.
+      start: starts the command on so many hosts.
     """
 
     resource: QueuedResource
     poll: float
+    upload: Callable[[bool], None]
     create: Callable[[], None]
-    install: Callable[[], None]
-    start: Callable[[], None]
+    install: Callable[[int], None]
+    start: Callable[[int], None]
 
 
 class Lost(exit_codes.Preempted):
@@ -55,6 +58,7 @@ def supervise(run: Run, recoveries: int, keep: bool) -> int:
       CloudError: if the cloud refuses, or the run is lost more often than that.
     """
     resource, shell = run.resource, run.resource.shell
+    _upload(run)
     for recovery in range(recoveries + 1):
         try:
             _bring_up(run)
@@ -74,8 +78,24 @@ def supervise(run: Run, recoveries: int, keep: bool) -> int:
     return code
 
 
-def wait_until_active(resource: QueuedResource, poll: float) -> None:
+def start(run: Run) -> None:
+    """Starts the command on machines that were asked for.
+
+    Raises:
+      CloudError: if they are not to be had, or the cloud refuses.
+      Lost: if they were taken away.
+    """
+    _upload(run)
+    hosts = wait_until_active(run.resource, run.poll)
+    run.install(hosts)
+    run.start(hosts)
+
+
+def wait_until_active(resource: QueuedResource, poll: float) -> int:
     """Waits for machines that were asked for, as long as it takes.
+
+    Returns:
+      How many hosts there are; 0 in a dry run.
 
     Raises:
       CloudError: if there is no such request, or it has failed.
@@ -86,14 +106,14 @@ def wait_until_active(resource: QueuedResource, poll: float) -> None:
     while True:
         found = resource.describe()
         if resource.shell.dry_run:
-            return
+            return 0
         if found is None:
             raise CloudError(f"there is no queued resource {resource.name}: create it")
         if found.state != last:
             resource.shell.note(f"{resource.name}: {found.state}")
             last = found.state
         if found.state == "ACTIVE":
-            return
+            return found.hosts
         if found.state == "FAILED":  # such as for want of quota
             raise CloudError(f"{resource.name} is {_why(found)}")
         if found.state in _GONE:
@@ -116,7 +136,7 @@ def watch(resource: QueuedResource, poll: float) -> int:
         if not shell.dry_run and (found is None or found.state in _GONE):
             raise Lost(f"{resource.name} is {_why(found)}")
         try:
-            workers = resource.workers()
+            workers = resource.workers(found.hosts if found else 0)
             log = resource.log(lines=3)
             silent = 0
         except CloudError as error:
@@ -141,6 +161,24 @@ def watch(resource: QueuedResource, poll: float) -> int:
         time.sleep(poll)
 
 
+def _upload(run: Run) -> None:
+    """The program: the present one, unless the run has begun with another.
+
+    Once: what machines are brought back with is what the others have.
+    """
+    resource = run.resource
+    found = resource.describe()
+    begun = False
+    if found is not None and found.state == "ACTIVE":
+        workers = resource.workers(found.hosts, tries=SSH_TRIES)
+        begun = any(worker.state in ("running", "lost") for worker in workers)
+    elif found is not None:
+        begun = found.state in ("SUSPENDING", "SUSPENDED")
+    if begun:
+        resource.shell.note(f"{resource.name} has begun, and keeps its program")
+    run.upload(not begun)
+
+
 def _bring_up(run: Run) -> None:
     """Machines, program and command, as far as they are not there."""
     resource = run.resource
@@ -154,13 +192,13 @@ def _bring_up(run: Run) -> None:
         found = None
     if found is None:
         run.create()
-    wait_until_active(resource, run.poll)
+    hosts = wait_until_active(resource, run.poll)
     try:
-        if found is not None and _under_way(resource.workers()):
+        if found is not None and _under_way(resource.workers(hosts, tries=SSH_TRIES)):
             resource.shell.note(f"{resource.name} is at it already")
             return
-        run.install()
-        run.start()
+        run.install(hosts)
+        run.start(hosts)
     except CloudError:
         found = resource.describe()
         if found is not None and found.state == "ACTIVE":
@@ -188,7 +226,7 @@ def _outcome(
     ended = [worker.number for worker in workers if worker.state == "ended"]
     if exit_codes.USER_ERROR in ended:
         # The others would wait for that host, and try again.
-        resource.stop()
+        resource.stop(found.hosts)
         return exit_codes.USER_ERROR
     missing = [w.host for w in workers if w.state in ("absent", "lost")]
     if missing:

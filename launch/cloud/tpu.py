@@ -29,11 +29,14 @@ SOURCE = (
     "pipeline",
     "train",
 )
-# Of a host, in the home folder of who created it.
+# Who logs in on hosts, whoever it is here: another one finds the same run there.
+_USER = "podgcm"
+# Of a host, in that user's home folder.
 _FOLDER = "podgcm"
 _WORKER = f"bash {_FOLDER}/source/launch/cloud/worker.sh"
+_DONE = "podgcm-done"
 _COORDINATOR_PORT = 8482  # JAX's own; older ones used 8476
-_SSH_TRIES = 4
+SSH_TRIES = 4
 _API_TRIES = 6
 
 
@@ -90,7 +93,7 @@ class QueuedResource:
     def create(
         self, slice_: Slice, slices: int, flags: Sequence[str], spot: bool
     ) -> None:
-        """Asks for the slices; they are there once its state is ACTIVE.
+        """Asks for the slices, once; they are there when its state is ACTIVE.
 
         Args:
           slice_: of which kind.
@@ -103,20 +106,25 @@ class QueuedResource:
           UserError: if a queued resource cannot have that shape.
         """
         require_queued(slice_)
-        self.shell.run(
-            [
-                *self._gcloud("create"),
-                f"--accelerator-type={slice_.accelerator_type}",
-                *([] if _has(flags, "--runtime-version") else [_runtime(slice_)]),
-                *(
-                    [f"--node-id={self.name}-0"]
-                    if slices == 1
-                    else [f"--node-count={slices}", f"--node-prefix={self.name}"]
-                ),
-                *(["--spot"] if spot else []),
-                *flags,
-            ]
-        )
+        command = [
+            *self._gcloud("create"),
+            f"--accelerator-type={slice_.accelerator_type}",
+            *([] if _has(flags, "--runtime-version") else [_runtime(slice_)]),
+            *(
+                [f"--node-id={self.name}-0"]
+                if slices == 1
+                else [f"--node-count={slices}", f"--node-prefix={self.name}"]
+            ),
+            *(["--spot"] if spot else []),
+            *flags,
+        ]
+        try:
+            self.shell.run(command, tries=_API_TRIES)
+        except CloudError as error:
+            # Such as by a try whose answer was lost.
+            if "ALREADY_EXISTS" not in str(error):
+                raise
+            self.shell.note(f"{self.name} is asked for already")
 
     def describe(self) -> Resource | None:
         """What the cloud knows of it; None if there is none.
@@ -139,13 +147,28 @@ class QueuedResource:
         state = found.get("state", {})
         hosts = 0
         for node in nodes:
-            count = int(node.get("multisliceParams", {}).get("nodeCount", 1))
+            # One with a name, or as many as were asked for.
+            several = {} if "nodeId" in node else node.get("multisliceParams", {})
+            count = int(several.get("nodeCount", 1))
             hosts += count * hosts_of(node["node"]["acceleratorType"])
         return Resource(
             state=state.get("state", "STATE_UNSPECIFIED"),
             hosts=hosts,
             error=state.get("failedData", {}).get("error", {}).get("message", ""),
         )
+
+    def hosts(self) -> int:
+        """How many hosts it has; 0 in a dry run.
+
+        Raises:
+          CloudError: if there is no such resource, or the cloud cannot be asked.
+        """
+        found = self.describe()
+        if self.shell.dry_run:
+            return 0
+        if found is None:
+            raise CloudError(f"there is no queued resource {self.name}: create it")
+        return found.hosts
 
     def delete(self) -> None:
         """Deletes it with its machines; nothing else stops their cost.
@@ -163,45 +186,50 @@ class QueuedResource:
                     f"{error}; run: {shlex.join(command)}"
                 ) from None
 
-    def install(self, archive: str) -> None:
+    def install(self, archive: str, hosts: int) -> None:
         """Installs the source in an archive on all hosts.
 
         Args:
           archive: an address such as gs://BUCKET/podgcm.tar.gz.
+          hosts: how many there are.
 
         Raises:
           CloudError: if it fails on any.
         """
-        source = f"{_FOLDER}/source"
+        new = f"{_FOLDER}/new"
         self.ssh(
-            f"mkdir -p {source} && "
-            f"gcloud storage cp {shlex.quote(archive)} {source}.tar.gz --quiet && "
-            f"tar -xzf {source}.tar.gz -C {source} && {_WORKER} install"
+            f"rm -rf {new} && mkdir -p {new} && "
+            f"gcloud storage cp {shlex.quote(archive)} {new}.tar.gz --quiet && "
+            f"tar -xzf {new}.tar.gz -C {new} && "
+            f"bash {new}/launch/cloud/worker.sh install",
+            hosts,
         )
 
-    def start(self, command: Sequence[str], tries: int, logs: str) -> None:
+    def start(self, command: Sequence[str], tries: int, logs: str, hosts: int) -> None:
         """Starts a command on all hosts, in the background; once, however often asked.
 
         Args:
           command: such as `podgcm train ...`.
           tries: how often each host runs it again after failures in a row.
           logs: folder for what the hosts print, such as gs://BUCKET/RUN/logs.
+          hosts: how many there are.
 
         Raises:
           CloudError: if it fails on any, or another command runs there.
         """
-        self.ssh(f"{_WORKER} start {shlex.join([str(tries), logs, *command])}")
+        words = shlex.join([str(tries), logs, *command])
+        self.ssh(f"{_WORKER} start {words}", hosts)
 
-    def workers(self) -> list[Worker]:
-        """How the command does on every host that answers.
+    def workers(self, hosts: int, tries: int = 1) -> list[Worker]:
+        """How the command does on every host.
 
         Raises:
-          CloudError: if one does not.
+          CloudError: if one does not answer.
         """
         # Where nothing is installed yet, the host itself answers.
         status = f"{_WORKER} status || echo podgcm-worker $(hostname) absent"
         found = []
-        for line in self.ssh(status, tries=1).splitlines():
+        for line in self.ssh(status, hosts, tries).splitlines():
             match line.split():
                 case ["podgcm-worker", host, state]:
                     found.append(Worker(host, state))
@@ -215,71 +243,90 @@ class QueuedResource:
         Raises:
           CloudError: if it cannot be reached.
         """
-        return self.ssh(f"{_WORKER} log {lines}", everywhere=False, tries=1)
+        return self.shell.run(self._ssh(f"{_WORKER} log {lines}", everywhere=False))
 
     def follow_log(self) -> int:
         """Shows what the first host prints until interrupted; gcloud's exit code."""
         tail = f"tail -n 100 -F {_FOLDER}/log"
         return self.shell.stream(self._ssh(tail, everywhere=False))
 
-    def signal(self, name: str) -> None:
+    def signal(self, name: str, hosts: int) -> None:
         """Sends a signal such as USR1 to the command on all hosts.
 
         Raises:
           CloudError: if it runs not on all of them.
         """
-        self.ssh(f"{_WORKER} signal {name}", tries=1)
+        self.ssh(f"{_WORKER} signal {name}", hosts, tries=1)
 
-    def stop(self) -> None:
+    def stop(self, hosts: int) -> None:
         """Lets the command save and end on all hosts, and not start again.
 
         Raises:
           CloudError: if a host cannot be reached.
         """
-        self.ssh(f"{_WORKER} stop")
+        self.ssh(f"{_WORKER} stop", hosts)
 
-    def ssh(
-        self, command: str, everywhere: bool = True, tries: int = _SSH_TRIES
-    ) -> str:
-        """Runs a shell command on all hosts, or on the first; what they print.
+    def ssh(self, command: str, hosts: int, tries: int = SSH_TRIES) -> str:
+        """Runs a shell command on all hosts; what they print.
+
+        Each of them says when it is done: gcloud leaves out those that it cannot
+        reach, and ends with 0 all the same.
 
         Raises:
           CloudError: if it fails on any, or one cannot be reached.
         """
-        return self.shell.run(self._ssh(command, everywhere), tries=tries)
+
+        def complaint(output: str) -> str:
+            done = output.count(_DONE)
+            return f"{done} of {hosts} hosts answer" if done < hosts else ""
+
+        return self.shell.run(
+            self._ssh(f"{command} && echo {_DONE} $(hostname)", everywhere=True),
+            tries=tries,
+            complaint=complaint,
+        )
 
     def _ssh(self, command: str, everywhere: bool) -> list[str]:
         which = "all" if everywhere else "0"
         return [
-            *self._gcloud("ssh"),
+            *self._gcloud("ssh", f"{_USER}@{self.name}"),
             *(["--internal-ip"] if self.internal_ip else []),
             *(f"--node={which}", f"--worker={which}"),
             *([f"--batch-size={self.batch_size}"] if everywhere else []),
             f"--command={command}",
         ]
 
-    def _gcloud(self, verb: str) -> list[str]:
+    def _gcloud(self, verb: str, name: str | None = None) -> list[str]:
         return [
-            *("gcloud", "compute", "tpus", "queued-resources", verb, self.name),
+            *("gcloud", "compute", "tpus", "queued-resources", verb, name or self.name),
             f"--zone={self.zone}",
             *([f"--project={self.project}"] if self.project else []),
             "--quiet",
         ]
 
 
-def upload(shell: Shell, source: str, archive: str) -> None:
-    """Packs a folder with the project's source, and puts it where hosts can read it.
-
-    Raises:
-      CloudError: if it cannot be put there.
-      UserError: if the folder is no source.
-    """
+def check_source(source: str) -> None:
+    """Raises UserError if a folder does not hold the project's source."""
     for name in SOURCE:
         if not os.path.exists(os.path.join(source, name)):
             raise UserError(
                 f"--source={source} lacks {name}: give the folder of PodGCM's source, "
                 "or an archive of it such as gs://BUCKET/podgcm.tar.gz"
             )
+
+
+def upload(shell: Shell, source: str, archive: str, replace: bool) -> None:
+    """Packs a folder with the project's source, and puts it where hosts can read it.
+
+    Args:
+      shell: runs or prints the commands.
+      source: the folder.
+      archive: where to put it: gs://...
+      replace: what is there already.
+
+    Raises:
+      CloudError: if it cannot be put there.
+    """
     folder = "/tmp" if shell.dry_run else tempfile.mkdtemp()
     packed = os.path.join(folder, "podgcm.tar.gz")
     shell.run(
@@ -288,7 +335,11 @@ def upload(shell: Shell, source: str, archive: str) -> None:
             *("--exclude=__pycache__", *SOURCE),
         ]
     )
-    shell.run(["gcloud", "storage", "cp", packed, archive, "--quiet"], tries=_API_TRIES)
+    keep = [] if replace else ["--no-clobber"]
+    shell.run(
+        ["gcloud", "storage", "cp", packed, archive, "--quiet", *keep],
+        tries=_API_TRIES,
+    )
 
 
 def firewall_rule(network: str, project: str | None, port: int | None) -> list[str]:

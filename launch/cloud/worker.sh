@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What is done on one host of a TPU slice; `podgcm launch tpu` calls it over ssh.
 #
-#   worker.sh install                       Python and this source, into a venv
+#   worker.sh install                       Python and the source in `new`, into a venv
 #   worker.sh start TRIES LOGS COMMAND...   in the background, and again until it ends
 #   worker.sh status                        one line: absent, running, lost, ended, stopped
 #   worker.sh log [LINES]                   the end of what the command printed
@@ -40,7 +40,10 @@ install() {
     python3 -m pip install --quiet --upgrade --target uv uv
     PYTHONPATH=uv python3 -m uv venv --quiet --seed --python 3.11 venv
   fi
-  cd "$source_folder"
+  # Not over the old one: modules that are no more would stay.
+  rm -rf source
+  mv new source
+  cd source
   "$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     --constraint constraints.txt '.[tpu,cloud]'
 }

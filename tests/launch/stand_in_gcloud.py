@@ -39,6 +39,8 @@ class Cloud:
         and the last one stays. The first list is of a resource that is there already;
         empty if there is none.
       exits: how `podgcm` ends, by creation, host and try; the last one stays.
+      skips: of calls of `ssh` whose command line has this in it: how many leave out the
+        last host, and end with 0 all the same, as gcloud does.
       failures: of calls whose command line has this in it: how many fail, and what
         they print.
       accelerator_type: of the resource.
@@ -49,6 +51,7 @@ class Cloud:
         folder: Path,
         states: Sequence[Sequence[str]] = ((), ("ACTIVE",)),
         exits: Sequence[Sequence[Sequence[str]]] = ((), (("0",),)),
+        skips: Mapping[str, int] | None = None,
         failures: Mapping[str, tuple[int, str]] | None = None,
         accelerator_type: str = "v5p-8",
     ):
@@ -62,6 +65,7 @@ class Cloud:
         script = {
             "states": states,
             "exits": exits,
+            "skips": skips or {},
             "failures": failures or {},
             "accelerator_type": accelerator_type,
         }
@@ -136,11 +140,15 @@ def _describe(folder: Path, script: dict) -> str:
     )
 
 
-def _ssh(folder: Path, args: Sequence[str]) -> int:
+def _ssh(folder: Path, script: dict, args: Sequence[str]) -> int:
     command = args[-1].removeprefix("--command=")
     everywhere = "--worker=all" in args
     code = 0
-    for home in sorted((folder / "hosts").glob("*"))[: None if everywhere else 1]:
+    homes = sorted((folder / "hosts").glob("*"))[: None if everywhere else 1]
+    if any(_happens(folder, w, count, args) for w, count in script["skips"].items()):
+        print("WARNING: Could not prepare all 2 nodes", file=sys.stderr)
+        homes.pop()
+    for home in homes:
         env = {
             "HOME": str(home),
             "PATH": f"{home}/bin:{folder}/bin:{os.environ['PATH']}",
@@ -152,13 +160,25 @@ def _ssh(folder: Path, args: Sequence[str]) -> int:
     return code
 
 
-def _copy(folder: Path, source: str, target: str) -> None:
+def _happens(folder: Path, words: str, count: int, args: Sequence[str]) -> bool:
+    """Whether what befalls so many calls with these words befalls this one."""
+    done = _read(folder, "happened.json", {})
+    if words not in " ".join(args) or done.get(words, 0) >= count:
+        return False
+    done[words] = done.get(words, 0) + 1
+    (folder / "happened.json").write_text(json.dumps(done))
+    return True
+
+
+def _copy(folder: Path, source: str, target: str, keep: bool) -> None:
     paths = [
         folder / "buckets" / path.removeprefix("gs://")
         if path.startswith("gs://")
         else Path(path)
         for path in (source, target)
     ]
+    if keep and paths[1].exists():
+        return
     paths[1].parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(*paths)
 
@@ -169,14 +189,11 @@ def main(folder: Path, args: Sequence[str]) -> int:
         if not (args[0] == "storage" and args[2] == "log"):  # copied all the time
             file.write(json.dumps(args) + "\n")
     for words, (count, message) in script["failures"].items():
-        done = _read(folder, "failed.json", {})
-        if words in " ".join(args) and done.get(words, 0) < count:
-            done[words] = done.get(words, 0) + 1
-            (folder / "failed.json").write_text(json.dumps(done))
+        if _happens(folder, words, count, args):
             print(message, file=sys.stderr)
             return 1
     if args[0] == "storage":
-        _copy(folder, *args[2:4])
+        _copy(folder, *args[2:4], keep="--no-clobber" in args)
         return 0
     match args[3]:
         case "create":
@@ -189,7 +206,7 @@ def main(folder: Path, args: Sequence[str]) -> int:
             (folder / "now.json").unlink(missing_ok=True)
             _destroy_hosts(folder)
         case "ssh":
-            return _ssh(folder, args)
+            return _ssh(folder, script, args)
     return 0
 
 

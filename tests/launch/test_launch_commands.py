@@ -5,16 +5,21 @@ import os
 import shlex
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from launch import cli
 from launch.cloud import dataflow
+from launch.cloud.commands import Shell
 from launch.cloud.slices import hosts_of, parse_slice, require_queued
 from launch.cloud.tpu import PROJECT, SOURCE
 from pipeline.errors import UserError
 
-TRAIN = ["--", "train", "--config=c.py", "--config.a=b c", "--workdir=gs://b/run"]
+TRAIN = [
+    *("--", "train", "--config=configs/tl255.py", "--config.mesh.lat=-1"),
+    *("--config.data.store=gs://b/a store", "--workdir=gs://b/run"),
+]
 PREPROCESS = ["--", "--source=gs://s/era5", "--grid=TL63", "--output=gs://b/store"]
 ZONE = ["--name=era5", "--zone=us-east5-a", "--project=p"]
 SLICE = ["--topology=v5p:4x4x8", "--slices=2", "--spot"]
@@ -34,16 +39,16 @@ LAUNCHES = [
         }.items()
     ],
     *[
-        ["gke", action, "--name=era5", *flags]
+        ["gke", action, *(["--name=era5"] if action != "build" else []), *flags]
         for action, flags in {
-            "build": [IMAGE, "--project=p"],
+            "build": [IMAGE, "--project=p", "--flag=--service-account=a"],
             "create": [*SLICE, *POOLS, "--flag=--reservation=r"],
             "start": [IMAGE, *SLICE, *TRAIN],
             **{a: [] for a in ("watch", "logs", "profile", "dump-stacks")},
-            "delete": [*POOLS, "--slices=2"],
+            "delete": POOLS,
         }.items()
     ],
-    ["dataflow", "build", "--name=era5", IMAGE, "--project=p"],
+    ["dataflow", "build", IMAGE, "--project=p"],
     [
         "dataflow",
         "run",
@@ -70,11 +75,8 @@ def printed(capsys) -> list[str]:
     return [line[line.find("gcloud ") :] if "#" in line else line for line in lines]
 
 
-def test_gcloud_understands_every_command(printed, tmp_path):
-    commands = sorted({line for line in printed if line.startswith("gcloud ")})
-    assert len(commands) > 20
-    verbs = {" ".join(command.split()[1:4]) for command in commands}
-    assert {"compute tpus queued-resources", "compute firewall-rules create"} <= verbs
+def lint(commands: list[str], tmp_path: Path) -> None:
+    """Has gcloud's own parser look at commands, none of which it runs."""
     if shutil.which("gcloud") is None:
         pytest.skip("gcloud is not installed")
     wrong = "gcloud compute tpus queued-resources delete era5 --forced"
@@ -95,6 +97,14 @@ def test_gcloud_understands_every_command(printed, tmp_path):
         if not found["success"]
     }
     assert list(errors) == [wrong]
+
+
+def test_gcloud_understands_every_command(printed, tmp_path):
+    commands = sorted({line for line in printed if line.startswith("gcloud ")})
+    assert len(commands) > 20
+    verbs = {" ".join(command.split()[1:4]) for command in commands}
+    assert {"compute tpus queued-resources", "compute firewall-rules create"} <= verbs
+    lint(commands, tmp_path)
 
 
 def test_kubectl_understands_every_command(printed):
@@ -121,7 +131,8 @@ def test_shell_commands_for_hosts_are_shell(printed):
     for command in commands:
         assert subprocess.run(["bash", "-n", "-c", command]).returncode == 0
     start = next(c for c in commands if "worker.sh start" in c)
-    assert shlex.split(start)[-4:] == [TRAIN[1], *TRAIN[2:]]
+    words = shlex.split(start.partition(" && ")[0])
+    assert words[-len(TRAIN[1:]) :] == TRAIN[1:]
 
 
 def test_dataflow_command_is_one_of_preprocess(printed):
@@ -162,6 +173,56 @@ def test_dataflow_mistakes():
         command("--output=gs://b/s", bucket="bucket")
     with pytest.raises(UserError, match="leave it out"):
         command("--output=gs://b/s", "--runner=DirectRunner")
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *("--slices=0", "--slices=2.5", "--tries=0", "--poll=0", "--batch_size=0"),
+        *("--recoveries=-1", "--coordinator_port=-5"),
+    ],
+)
+def test_numbers_that_make_no_sense(capsys, flag):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["launch", "tpu", "run", *ZONE, *SLICE, flag, "--dry_run", *TRAIN])
+    assert end.value.code == 2
+    name, _, number = flag.partition("=")
+    error = f"argument {name}: {number} is no whole number of at least"
+    assert error in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "place, action, told",
+    [
+        ("tpu", "watch", True),
+        ("gke", "watch", True),
+        ("tpu", "delete", False),
+        ("gke", "build", False),
+        ("dataflow", "run", False),
+    ],
+)
+def test_interrupted(capsys, monkeypatch, place, action, told):
+    """What comes back to a run says so, and nothing else does."""
+
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    for name in ("run", "stream"):
+        monkeypatch.setattr(Shell, name, interrupt)
+    launch = next(words for words in LAUNCHES if words[:2] == [place, action])
+    with pytest.raises(SystemExit) as end:
+        cli.main(["launch", *launch])
+    assert end.value.code == 130
+    told_so = "era5 goes on without this; the same command" in capsys.readouterr().err
+    assert told_so == told
+
+
+def test_dry_run_of_dataflow_stands_before_the_lone_dashes(capsys):
+    run = ["dataflow", "run", "--name=era5", *JOB, *TEMPORARY, IMAGE]
+    with pytest.raises(SystemExit) as end:
+        cli.main(["launch", *run, *PREPROCESS, "--dry_run"])
+    assert end.value.code == 2
+    assert "write --dry_run before the lone --" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

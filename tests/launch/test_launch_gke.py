@@ -3,7 +3,7 @@
 import json
 import os
 import re
-import stat
+import time
 
 import pytest
 import yaml
@@ -13,7 +13,9 @@ from launch.cloud import gke
 from launch.cloud.slices import parse_slice
 from train import exit_codes
 
-COMMAND = ["--", "train", "--config=c.py", "--config.seed=3", "--workdir=gs://b/run"]
+# Of as many devices as there are chips.
+CONFIG = ("--config=configs/tl255.py", "--config.mesh.lat=-1")
+COMMAND = ["--", "train", *CONFIG, "--workdir=gs://b/run"]
 START = ["--image=region-docker.pkg.dev/p/r/train:1", "--topology=v5p:4x4x8"]
 
 
@@ -25,8 +27,9 @@ def manifest(capsys, *flags: str) -> dict:
 
 def launch(action: str, *flags: str) -> int:
     """Runs `podgcm launch gke`; its exit code."""
+    name = () if action == "build" else ("--name=era5",)
     with pytest.raises(SystemExit) as end:
-        cli.main(["launch", "gke", action, "--name=era5", *flags])
+        cli.main(["launch", "gke", action, *name, *flags])
     return end.value.code
 
 
@@ -35,8 +38,8 @@ def launch(action: str, *flags: str) -> int:
     [
         (),
         (
-            *("--slices=4", "--spot", "--service_account=sa", "--queue=q"),
-            *("--shm=32Gi", "--env=A=b c", "--restarts=7", "--grace=25"),
+            *("--slices=4", "--spot", "--queue=q", "--shm=32Gi", "--env=A=b c"),
+            *("--restarts=7", "--grace=25"),
         ),
     ],
 )
@@ -145,19 +148,35 @@ def test_single_hosts(capsys):
 
 @pytest.fixture
 def kubectl(tmp_path, monkeypatch):
-    """A stand-in that keeps its calls, and answers `get` with file after file."""
-    program = tmp_path / "bin/kubectl"
-    program.parent.mkdir()
-    program.write_text(
-        f"""#!/bin/bash
-cd {tmp_path}
+    """Stand-ins for kubectl and gcloud that keep their calls.
+
+    `kubectl get` answers with file after file, `kubectl exec` fails for pods that the
+    file `unreachable` names, `gcloud ... list` answers with the file `pools`, and fails
+    for those that the file `busy` names.
+    """
+    programs = {
+        "kubectl": """
 printf '%s\\n' "$*" >>calls
-[ "$1" != apply ] || cat >applied
-[ "$1" != get ] || {{ n=$(grep -c ^get calls); cat "get-$n" 2>/dev/null || exit 1; }}
-"""
-    )
-    program.chmod(program.stat().st_mode | stat.S_IEXEC)
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+case $1 in
+  apply) cat >applied; echo jobset/era5 created ;;
+  get)
+    cat "get-$(grep -c ^get calls)" 2>/dev/null || [[ $* = *--ignore-not-found* ]] ;;
+  exec) ! grep -qsx "$3" unreachable || { echo "error: timeout" >&2; exit 1; } ;;
+esac
+""",
+        "gcloud": """
+printf '%s\\n' "$*" >>gcloud-calls
+if [ "$3" = list ]; then cat pools; fi
+! grep -qsx "$4" busy || { echo "ERROR: $4 is busy" >&2; exit 1; }
+""",
+    }
+    (tmp_path / "bin").mkdir()
+    for name, text in programs.items():
+        program = tmp_path / "bin" / name
+        program.write_text(f"#!/bin/bash\ncd {tmp_path}{text}")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     return tmp_path
 
 
@@ -171,16 +190,17 @@ def condition(kind: str, reason: str = "", value: str = "True") -> dict:
 
 def test_start_watch_delete(kubectl, capsys):
     assert launch("start", *START, *COMMAND) == 0
+    assert capsys.readouterr().out == "jobset/era5 created\n"
     applied = yaml.safe_load((kubectl / "applied").read_text())
     assert applied == manifest(capsys)
-    (kubectl / "get-1").write_text(status(condition("Failed", value="False")))
-    (kubectl / "get-2").write_text(status(restarts=1))
-    (kubectl / "get-3").write_text(status(condition("Completed")))
-    assert launch("watch", "--poll=0") == 0
+    (kubectl / "get-2").write_text(status(condition("Failed", value="False")))
+    (kubectl / "get-3").write_text(status(restarts=1))
+    (kubectl / "get-4").write_text(status(condition("Completed")))
+    assert launch("watch") == 0
     assert "1 restarts" in capsys.readouterr().out
     assert launch("delete") == 0
     calls = (kubectl / "calls").read_text().splitlines()
-    assert "--validate=strict" in calls[0]
+    assert "--validate=strict" in calls[1]
     assert calls[-1].startswith("delete --namespace=default jobset era5")
 
 
@@ -193,8 +213,53 @@ def test_start_watch_delete(kubectl, capsys):
 )
 def test_failed(kubectl, capsys, reason, code):
     (kubectl / "get-1").write_text(status(condition("Failed", reason)))
-    assert launch("watch", "--poll=0") == code
+    assert launch("watch") == code
     assert "Failed!" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["Completed", "Failed"])
+def test_one_that_has_ended_is_not_started(kubectl, capsys, kind):
+    (kubectl / "get-1").write_text(status(condition(kind)))
+    assert launch("start", *START, *COMMAND) == 2
+    error = capsys.readouterr().err
+    assert f"era5 has ended ({kind}): delete it first" in error
+    assert error.count("\n") == 1 and not (kubectl / "applied").exists()
+    (kubectl / "get-2").write_text(status(restarts=3))
+    assert launch("start", *START, *COMMAND) == 0
+
+
+def test_node_pools(kubectl, capsys):
+    cluster = ["--cluster=c", "--location=us-central1"]
+
+    def calls() -> list[str]:
+        path = kubectl / "gcloud-calls"
+        found = path.read_text().splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return found
+
+    (kubectl / "pools").write_text("era5-0\n")  # of a creation that was interrupted
+    assert launch("create", *START[1:], *cluster, "--slices=2") == 0
+    assert "the node pool era5-0 is there already" in capsys.readouterr().out
+    listed, created = calls()
+    assert "--filter=name~^era5-[0-9]+$" in listed
+    assert created.startswith("container node-pools create era5-1 ")
+    assert "--scopes=cloud-platform" in created
+    # As many are deleted as there are; one that is not does not keep the others.
+    (kubectl / "pools").write_text("era5-0\nera5-1\nera5-2\n")
+    (kubectl / "busy").write_text("era5-1\n")
+    assert launch("delete", *cluster) == 1
+    error = capsys.readouterr().err
+    assert (
+        "era5-1 is not deleted, and costs until it is: gcloud: ERROR: era5-1" in error
+    )
+    deleted = [call.split()[3] for call in calls()[1:]]
+    assert deleted == ["era5-0", *["era5-1"] * 3, "era5-2"]
+    # Nothing is done by halves.
+    for flag in cluster:
+        assert launch("delete", flag) == 2
+        assert "--cluster and --location" in capsys.readouterr().err
+    assert calls() == []
+    assert (kubectl / "calls").read_text().count("delete") == 1
 
 
 def test_signals_reach_every_pod(kubectl, capsys):
@@ -202,7 +267,13 @@ def test_signals_reach_every_pod(kubectl, capsys):
     assert launch("dump-stacks") == 0
     calls = (kubectl / "calls").read_text().splitlines()
     assert [call.split(" -- ")[1] for call in calls[1:]] == ["sh -c kill -USR1 1"] * 2
-    (kubectl / "get-3").write_text("")
+    # Those that can be reached are, also after one that cannot.
+    (kubectl / "get-2").write_text("pod/a\npod/b\n")
+    (kubectl / "unreachable").write_text("pod/a\n")
+    assert launch("dump-stacks") == 1
+    error = "1 of 2 pods were not reached: pod/a: kubectl: error: timeout"
+    assert error in capsys.readouterr().err
+    assert "exec --namespace=default pod/b" in (kubectl / "calls").read_text()
     (kubectl / "calls").unlink()
     (kubectl / "get-1").write_text("")
     assert launch("profile") == 1
@@ -213,7 +284,7 @@ def test_dry_run_and_mistakes(kubectl, capsys):
     pools = ["--cluster=c", "--location=us-east5-a"]
     for action, flags in {
         "build": ("--image=i", "--builder=docker"),
-        "create": (*START[1:], *pools, "--slices=2"),
+        "create": (*START[1:], *pools, "--slices=2", "--spot"),
         "start": (*START, *COMMAND),
         **{name: () for name in ("watch", "logs", "profile", "dump-stacks")},
         "delete": pools,
@@ -221,8 +292,21 @@ def test_dry_run_and_mistakes(kubectl, capsys):
         assert launch(action, "--dry_run", *flags) == 0
         assert capsys.readouterr().out
     assert not (kubectl / "calls").exists()
-    assert launch("start", *START, "--", "train", "--workdir=/tmp/run") == 2
-    assert "--workdir=gs://BUCKET/RUN" in capsys.readouterr().err
+    for words, flags in {
+        "--workdir=gs://BUCKET/RUN": ("--", "train", *CONFIG, "--workdir=/tmp/run"),
+        "but v5p:4x4x8 has 128 chips": (*COMMAND, "--config.mesh.lat=4"),
+        "before the lone --": (*COMMAND, "--dry_run"),
+    }.items():
+        assert launch("start", *START, *flags) == 2
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1
+    # An image may hold what is not here.
+    absent = ("--", "train", "--config=c.py", "--workdir=gs://b/run")
+    assert launch("manifest", *START, *absent) == 0
+    output = capsys.readouterr()
+    assert yaml.safe_load(output.out)["kind"] == "JobSet"
+    assert "c.py is not here, so its mesh is not checked" in output.err
+    assert not (kubectl / "calls").exists()
     with pytest.raises(SystemExit) as end:
         cli.main(["launch", "gke", "manifest", "--name=Era_5", *START, *COMMAND])
     assert end.value.code == 2

@@ -150,7 +150,7 @@ def test_one_at_a_time(host):
     other = host("start", "9", "", "true")
     assert other.returncode == 2
     assert other.stderr.startswith("error: another command runs")
-    assert "it runs already" in host("install").stdout
+    assert "it runs already" in host("install").stdout  # and is not replaced
     # Without its loop the command still counts as running: it holds the TPU.
     os.kill(host.pid("loop"), signal.SIGKILL)
     time.sleep(0.1)

@@ -1,11 +1,15 @@
 """What `podgcm plan` and `podgcm bench` are asked, before anything is compiled."""
 
 import dataclasses
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
 from launch import benchmarks, plan, plan_search
+from launch.object_store import ObjectStore
 from launch.plan_page import format_plan
 from launch.plan_search import sensible_meshes
 from launch.plan_stages import Stage, curriculum, parse_stages
@@ -197,12 +201,37 @@ def test_grid_of_the_data(tiny_store):
         plan.data_grid(demo("data.store=nowhere", "data.grid=TL1"))
 
 
+def test_grid_of_data_in_a_bucket(tiny_store):
+    pytest.importorskip("gcsfs", reason="needs the extra `cloud`")
+    program = """
+import pathlib, sys
+from launch import plan
+from train.config import load_config
+from train.folder import open_path
+for file in pathlib.Path(sys.argv[1]).rglob("*"):
+    if file.is_file():
+        copy = open_path("gs://bucket/store") / str(file.relative_to(sys.argv[1]))
+        copy.write_bytes(file.read_bytes())
+config = ["data.store=gs://bucket/store", "data.grid="]
+print(plan.data_grid(load_config("configs/demo.py", config))[0].shape)
+"""
+    with ObjectStore() as store:
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(tiny_store.path)],
+            env={**os.environ, **store.environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.stdout.strip() == str(tiny_store.grid.shape), done.stderr
+
+
 CASE = {
     "topology": "v5p:2x2x1",
     "slices": 2,
     "devices": 8,
     "mesh": {"data": 2, "level": 4},
-    "config": {"train": {"batch": 2}},
+    "config": {"train": {"batch": 2}, "mesh": {"data": -1, "level": 4}},
 }
 
 
@@ -227,6 +256,13 @@ def test_page_for_people():
     assert re.search(r"all-to-all +level +ICI +7 +1.0 MiB", text)
     assert "1.0 MiB, is overwritten in place" in text
     assert "0.003 s a simulated day, 1,333.33 samples a second" in text
+
+
+def test_page_tells_the_mesh_that_training_needs():
+    assert "--config.mesh" not in page()
+    own = {"data": 2, "level": 1}
+    text = page(config={"train": {"batch": 2}, "mesh": own})
+    assert "to train on this mesh: --config.mesh.level=4\n" in text
 
 
 def test_page_of_a_state_that_is_copied():
