@@ -1,0 +1,120 @@
+"""Pickles of others: arrays come in, programs do not."""
+
+import collections
+import importlib.util
+import os
+import pathlib
+import pickle
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from launch.published import gin
+from launch.published.checkpoint import read_published
+from pipeline.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def mini() -> pathlib.Path:
+    """The toy checkpoint that comes with the official package."""
+    spec = importlib.util.find_spec("neuralgcm")
+    if spec is None:
+        pytest.skip("the package neuralgcm is not installed")
+    folder = pathlib.Path(spec.submodule_search_locations[0])
+    return folder / "data" / "tl63_stochastic_mini.pkl"
+
+
+def test_arrays_of_a_real_checkpoint(mini):
+    published = read_published(mini)
+    assert sum(x.size for x in published.parameters.values()) == 191_174
+    assert all(x.dtype == np.float32 for x in published.parameters.values())
+    assert published.statics["geopotential_at_surface"].shape == (128, 64)
+    assert len(published.statics["latitude"]) == 64
+
+
+def test_every_value_of_a_real_configuration(mini):
+    config = gin.parse(read_published(mini).config)
+    assert config.get("CoordinateSystem.horizontal") == "@GridTL63()"
+    assert config.get("EpdTower.latent_size") == 32
+    assert config.get("advance/InverseLevelScale.scales")[-1] == 1.792
+    assert config.get("decoder/InverseShiftAndNormalize.scales")["tracers"] == {
+        "specific_cloud_ice_water_content": 6.483e-06,
+        "specific_cloud_liquid_water_content": 1.706e-05,
+        "specific_humidity": 0.003474,
+    }
+    assert config.get("dycore/SequentialStepFilter.filter_modules") == (
+        "@dycore/ExponentialFilter",
+        "@stability/ExponentialFilter",
+    )
+    assert "EpdTower.latent_size" not in config.unseen()
+    assert "LATENT_SIZE" not in config.unseen()
+    assert "EpdTower.num_process_blocks" in config.unseen()
+
+
+class Command:
+    def __reduce__(self):
+        return os.system, (f"touch {self.target}",)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_that_would_run_a_command_runs_nothing(tmp_path, protocol):
+    command = Command()
+    command.target = tmp_path / "was-here"
+    content = {"params": {"a": {"w": command}}, "aux_ds_dict": {}}
+    file = tmp_path / "bad.pkl"
+    file.write_bytes(pickle.dumps(content, protocol))
+    with pytest.raises(UserError, match=r"asks for \w+.system, which is neither"):
+        read_published(file)
+    assert not command.target.exists()
+
+
+@pytest.mark.parametrize("name", ["builtins.eval", "builtins.getattr", "numpy.load"])
+def test_nothing_else_is_admitted(tmp_path, name):
+    module, _, function = name.rpartition(".")
+    file = tmp_path / "bad.pkl"
+    file.write_bytes(f"c{module}\n{function}\n(S'1+1'\ntR.".encode())
+    with pytest.raises(UserError, match=f"asks for {name}"):
+        read_published(file)
+
+
+def test_containers_and_arrays_are_admitted(tmp_path):
+    content = {
+        "params": collections.OrderedDict(
+            module={"numpy": np.arange(3.0), "jax": jnp.ones((2, 2), jnp.float32)}
+        ),
+        "aux_ds_dict": {
+            "coords": {"latitude": {"data": [-45.0, 45.0]}},
+            "data_vars": {"land_sea_mask": {"data": np.zeros((4, 2))}},
+        },
+        "model_config_str": "A = 1\n",
+    }
+    file = tmp_path / "good.pkl"
+    file.write_bytes(pickle.dumps(content))
+    published = read_published(file)
+    np.testing.assert_array_equal(published.parameters["module/jax"], np.ones((2, 2)))
+    assert isinstance(published.parameters["module/jax"], np.ndarray)
+    assert published.statics["land_sea_mask"].shape == (4, 2)
+
+
+def test_what_is_no_checkpoint_is_told(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        read_published(tmp_path / "none.pkl")
+    for content in (b"", b"\x80", pickle.dumps([1]), pickle.dumps({"params": {}})):
+        file = tmp_path / "no.pkl"
+        file.write_bytes(content)
+        with pytest.raises(UserError, match="is no NeuralGCM checkpoint"):
+            read_published(file)
+
+
+def test_texts_that_are_no_configuration():
+    for text in ("import os", "a.b = open('x')", "a = 1 +", "a = f()"):
+        with pytest.raises(UserError):
+            gin.parse(text)
+    with pytest.raises(UserError, match="lacks nothing.there"):
+        gin.parse("a = 1").get("nothing.there")
+
+
+def test_quotes_keep_what_looks_like_a_reference():
+    config = gin.parse("A = 'me@home 5%'\nb/C.d = \\\n    (%A,\n     @e/f())\n")
+    assert config.get("b/C.d") == ("me@home 5%", "@e/f()")
