@@ -1,7 +1,7 @@
 """Encode-process-decode towers: the networks of columns."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,24 +9,38 @@ from flax import nnx
 
 from model.precision import NETWORKS
 
-_kernel = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+KERNEL = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 # Outputs of an untrained tower are about a hundredth: it is almost silent.
-_quiet_kernel = nnx.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal")
+_QUIET_KERNEL = nnx.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal")
 # Left to itself, JAX rounds float32 products to bfloat16 on TPUs, to TF32 on GPUs.
 _linear = functools.partial(nnx.Linear, precision=NETWORKS)
 
 # Columns that go through a tower together, and groups of them one after another. Of
 # more, the TPU compiler makes programs so large that it takes minutes for each tower.
-CHUNK = 1024
+GROUP = 1024
 
 
 class Mlp(nnx.Module):
-    """`layers` hidden layers of one width, and a linear layer of the same width."""
+    """Linear layers with GELU between them."""
 
-    def __init__(self, width: int, layers: int, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        rngs: nnx.Rngs,
+        use_bias: bool = True,
+        last_kernel: nnx.Initializer = KERNEL,
+    ) -> None:
+        """
+        Args:
+          sizes: of the input, and of what each layer puts out.
+          rngs: for the initial parameters.
+          use_bias: whether layers add one.
+          last_kernel: initializer of the last layer's.
+        """
+        kernels = [KERNEL] * (len(sizes) - 2) + [last_kernel]
         self.linears = nnx.List(
-            _linear(width, width, kernel_init=_kernel, rngs=rngs)
-            for _ in range(layers + 1)
+            _linear(before, after, use_bias=use_bias, kernel_init=kernel, rngs=rngs)
+            for before, after, kernel in zip(sizes, sizes[1:], kernels, strict=False)
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -37,7 +51,7 @@ class Mlp(nnx.Module):
 
 
 class Tower(nnx.Module):
-    """Linear encoding, residual blocks, linear decoding; one column at a time.
+    """Linear encoding, residual blocks, decoding; one column at a time.
 
     The architecture of Kochkov et al. (2024), Supplement C. There is no
     normalisation inside: inputs come standardised, outputs are multiplied by scales.
@@ -53,23 +67,35 @@ class Tower(nnx.Module):
         blocks: int,
         layers: int,
         rngs: nnx.Rngs,
+        decoder_layers: int = 0,
+        quiet: bool = True,
     ) -> None:
-        self.encode = _linear(inputs, width, kernel_init=_kernel, rngs=rngs)
-        self.blocks = _stacked([Mlp(width, layers, rngs) for _ in range(blocks)])
-        self.decode = _linear(
-            width, outputs, use_bias=False, kernel_init=_quiet_kernel, rngs=rngs
+        """
+        Args:
+          inputs, outputs: numbers of features.
+          width: of all layers between.
+          blocks: how many; each has `layers` hidden layers.
+          layers: see `blocks`.
+          rngs: for the initial parameters.
+          decoder_layers: hidden layers of the decoding, which has no biases.
+          quiet: begin with outputs of about a hundredth.
+        """
+        self.encode = _linear(inputs, width, kernel_init=KERNEL, rngs=rngs)
+        self.blocks = _stacked(
+            [Mlp([width] * (layers + 2), rngs) for _ in range(blocks)]
+        )
+        self.decode = Mlp(
+            [width] * (decoder_layers + 1) + [outputs],
+            rngs,
+            use_bias=False,
+            last_kernel=_QUIET_KERNEL if quiet else KERNEL,
         )
 
     def __call__(self, features: jax.Array) -> jax.Array:
         """[feature, ...] -> [output, ...], for columns of any shape [...]."""
-        columns = features.shape[1:]
-        features = features.reshape(len(features), -1)
-        chunk = _largest_divisor(features.shape[1], CHUNK)
-        chunks = features.T.reshape(-1, chunk, len(features))
-        outputs = jax.lax.map(self._on_chunk, chunks)
-        return outputs.reshape(-1, outputs.shape[-1]).T.reshape(-1, *columns)
+        return in_groups(self._on_group, features)
 
-    def _on_chunk(self, features: jax.Array) -> jax.Array:
+    def _on_group(self, features: jax.Array) -> jax.Array:
         """[column, feature] -> [column, output]."""
         structure, parameters = nnx.split(self.blocks)
 
@@ -85,6 +111,20 @@ class Tower(nnx.Module):
 
         x, _ = jax.lax.scan(block, self.encode(features), parameters)
         return self.decode(x)
+
+
+def in_groups(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """Applies a function of [column, feature] to [feature, ...], group by group.
+
+    Returns:
+      [output, ...], for columns of any shape [...].
+    """
+    columns = x.shape[1:]
+    flat = x.reshape(len(x), -1)
+    group = _largest_divisor(flat.shape[1], GROUP)
+    groups = flat.T.reshape(-1, group, len(flat))
+    outputs = jax.lax.map(function, groups)
+    return outputs.reshape(-1, outputs.shape[-1]).T.reshape(-1, *columns)
 
 
 def _stacked(modules: Sequence[Mlp]) -> Mlp:
