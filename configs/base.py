@@ -2,10 +2,15 @@
 
 from ml_collections import ConfigDict
 
+from model.spec import COLUMN_FIELDS
+
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
-    config.seed = 0  # of parameters and of the order of samples
+    config.seed = 0  # of parameters, of the order of samples and of random fields
+    # Folder of a run, or of `podgcm import-neuralgcm`, from whose weights and scales a
+    # new run starts; empty: from random ones and the data's own scales.
+    config.init_from = ""
 
     config.data = ConfigDict()
     config.data.store = ""  # finished store of `podgcm preprocess`
@@ -25,10 +30,38 @@ def get_config() -> ConfigDict:
     # What is conserved after every dycore step (model/dynamics/conservation.py): any of
     # "mean_log_surface_pressure", "dry_mass", "total_energy".
     config.model.fixers = ()
+    # Of every tendency of the networks, once: as above.
+    config.model.tendency_filters = ()
+    # Of every encoded state: (field or "all", attenuation, order, cutoff).
+    config.model.encoder_filters = ()
+    config.model.reference_temperature = ()  # K, of each layer; empty: the core's own
     config.model.geopotential_interpolation = "log_sigma"  # or "sigma", as published
-    config.model.width = 64  # of the networks
+    config.model.as_published = False  # quirks of published models (model/spec.py)
+
+    # Networks (model/spec.py, NetworkSpec): one tower each for encoder, physics and
+    # decoder, and what they see beside the fields of their own column.
+    config.model.width = 64  # of the towers
     config.model.blocks = 2
     config.model.hidden_layers = 1  # in each block
+    config.model.encoder_gradients = False  # horizontal derivatives of all fields
+    config.model.physics_gradients = False
+    config.model.decoder_gradients = False
+    config.model.decoder_fields = COLUMN_FIELDS
+    # Channels of a convolution over levels, the last of which the physics sees; such as
+    # (64, 64, 64, 64, 32). Empty: none.
+    config.model.convolution = ()
+    config.model.convolution_window = 5  # levels
+    # Sea and ice: "raw" in all towers; or embedded for the physics, where land and ice
+    # look at the "air" above them, or are "constant".
+    config.model.surface = "raw"
+    config.model.surface_features = 8  # of the embedding
+    config.model.positional = 0  # trained features of each place and tower
+    config.model.memory = False  # the physics sees the step before, from a 2nd encoder
+    config.model.noise = ()  # random fields: (length in km, time in h) of each
+    # Where a correction to the orography is trained: "encoder", "core", "decoder".
+    config.model.learned_orography = ()
+    config.model.orography_scale = 1e-5  # of it, as geopotential in model units
+    config.model.dtype = "float32"  # or "bfloat16", of the networks' products
 
     # Number of devices along each axis; one may be -1, for all that the others leave.
     config.mesh = ConfigDict()
@@ -62,10 +95,15 @@ def get_config() -> ConfigDict:
     config.optimizer.eps = 1e-6
     config.optimizer.clip = 1.0  # largest norm of the gradient
     config.optimizer.ema_decay = 0.98
+    # Learning rates of modules, in parts of the one above: (regular expression of a
+    # path in parameters.txt, factor), first match; 0 freezes. Such as
+    # (("^encoder/", 0.1), ("^positional/", 0.0)). What none matches has the factor 1.
+    config.optimizer.rates = ()
 
     config.train = ConfigDict()
     config.train.steps = 1000
     config.train.batch = 4  # samples in a step, whatever the mesh
+    config.train.members = 1  # of every sample, each with its own noise
     config.train.log_every = 1  # steps
     config.train.checkpoint_every = 100  # steps
     config.train.checkpoint_minutes = 15.0  # after so long too; 0: by steps alone

@@ -19,13 +19,13 @@ from launch.tpu.measure import Measurement, abstract, device_bytes, measure
 from model.neural_gcm import NeuralGCM
 from model.partitioning import AXES
 from model.precision import transform_precision
+from model.scales import abstract_scales
 from model.spec import LEVEL_VARIABLES, SURFACE_VARIABLES, ModelSpec
 from model.sphere.grids import GaussianGrid, parse_grid
 from pipeline.errors import UserError
 from pipeline.store import open_store
 from pipeline.variables import PRESSURE_LEVELS
 from train import build
-from train.calibration import abstract_scales
 from train.folder import open_path
 from train.mesh import (
     MeshShape,
@@ -127,7 +127,7 @@ class Planned:
         spec = build.build_spec(config, *data_grid(config))
         build.check_rollout(config)
         shape = mesh_shape(config, mesh, len(devices))
-        shape.check(spec, config.train.batch)
+        shape.check(spec, config.train.batch, config.train.members)
         return cls(config, spec, make_mesh(shape, devices), slice_name, slices)
 
     @functools.cached_property
@@ -157,7 +157,8 @@ class Planned:
             self.mesh,
             jax.tree.map(lambda x: x.sharding, self.state),
         )
-        batch = abstract_batch(self.spec, config.train.batch, frames)
+        rows = config.train.batch * config.train.members
+        batch = abstract_batch(self.spec, rows, frames)
         layout = jax.tree.map(lambda x: batch_layout(x.ndim), batch)
         batch = abstract(batch, tree_shardings(self.mesh, layout))
         count = f"{self.slices} slices of " if self.slices > 1 else ""
@@ -240,5 +241,5 @@ def abstract_batch(spec: ModelSpec, samples: int, frames: int) -> dict[str, Any]
 
     fields = {n: of(frames, len(spec.levels), *points) for n in LEVEL_VARIABLES}
     fields |= {name: of(frames, *points) for name in SURFACE_VARIABLES}
-    times = {name: of(dtype=jnp.int32) for name in ("days", "seconds")}
-    return {"frames": fields, **times}
+    numbers = ("days", "seconds", "sample", "member")
+    return {"frames": fields} | {name: of(dtype=jnp.int32) for name in numbers}

@@ -210,6 +210,7 @@ def six_hours(
             sea_ice_cover=ice,
             land_sea_mask=land,
             surface_geopotential=harmonics.to_nodal(equations.orography),
+            surface_slopes=jnp.zeros((3, *land.shape)),  # no part of this physics
             solar_flux=solar_flux(now, sin, longitude),
             sin_latitude=sin,
         )

@@ -1,9 +1,9 @@
 """The neural GCM: encoder, learned physics through a dynamical core, decoder.
 
 Written for one sample, and for one device's part of it (`model.partitioning`);
-`jax.vmap` adds samples, `jax.shard_map` devices. The networks are a Flax NNX module;
-everything that is not trained is a pytree of tables, `NeuralGCM`, and both are passed
-to jitted functions. After Kochkov et al. (2024), arXiv:2311.07222.
+`jax.vmap` adds samples and members, `jax.shard_map` devices. The networks are a Flax
+NNX module; everything that is not trained is a pytree of tables, `NeuralGCM`, and both
+are passed to jitted functions. After Kochkov et al. (2024), arXiv:2311.07222.
 """
 
 import dataclasses
@@ -13,18 +13,17 @@ import jax
 import jax.numpy as jnp
 import jax_datetime
 import numpy as np
-from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from model import units
-from model.dynamics import baroclinic_wave
+from model import coders, features, partitioning, units
 from model.dynamics.conservation import fixers
-from model.dynamics.filters import exponential_filter, filtered
+from model.dynamics.filters import exponential_factors, exponential_filter, filtered
 from model.dynamics.forcing import Forced
 from model.dynamics.integrators import imex_step
-from model.dynamics.primitive_equations import HUMIDITY, PrimitiveEquations
+from model.dynamics.primitive_equations import PrimitiveEquations
 from model.dynamics.state import State
-from model.partitioning import COLUMN_SURFACE, LEVEL
+from model.networks import Networks
+from model.partitioning import COLUMN_SURFACE, LEVEL, MODAL_SURFACE
 from model.physics.columns import (
     Columns,
     Physics,
@@ -33,58 +32,63 @@ from model.physics.columns import (
     columns_to_spectral,
     to_columns,
     to_spectral,
+    with_derivatives,
 )
 from model.physics.solar import solar_flux
-from model.physics.towers import Tower
 from model.precision import Precision
-from model.scales import (
-    SURROUNDINGS_FEATURES,
-    Scales,
-    column_features,
-    data_features,
-    surroundings_features,
-)
+from model.scales import DERIVATIVES, Scales, packed, standardised, unpacked
 from model.spec import LEVEL_VARIABLES, TRACERS, ModelSpec
-from model.sphere.grids import GaussianGrid, fold
+from model.sphere.grids import fold
 from model.sphere.harmonics import SphericalHarmonics
-from model.vertical import interpolation
 from model.vertical.layers import on_layers
-from model.vertical.surface import on_levels
 
 Frame = dict[str, jax.Array]
 """Fields by ERA5 name in SI units, whole columns: `LEVEL_VARIABLES` [level, 2,
 latitude, longitude] and `SURFACE_VARIABLES` [2, latitude, longitude]; latitudes in
 mirror pairs (`model.sphere.grids.fold`)."""
 
-# Corrections of the coders are measured in this part of a field's deviation, and
-# tendencies in this part of a day's change a day.
-CORRECTION = 0.1
-TENDENCY = 0.2
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Noise:
+    """Random fields of a forecast, and where their future draws come from.
+
+    Attributes:
+      fields: spectral, [field, 2, m, l].
+      key: of this forecast.
+      step: number of physics steps taken, which is folded into the key.
+    """
+
+    fields: jax.Array
+    key: jax.Array
+    step: jax.Array
 
 
-class Networks(nnx.Module):
-    """Everything that is trained."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class ModelState:
+    """What a step of the model starts from.
 
-    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs) -> None:
-        layers, levels = spec.sigma.layers, len(spec.levels)
-        column = layers * (5 + len(TRACERS)) + 1 + SURROUNDINGS_FEATURES
-        data = levels * len(LEVEL_VARIABLES) + SURROUNDINGS_FEATURES
-        tower = functools.partial(
-            Tower, width=spec.width, blocks=spec.blocks, layers=spec.layers, rngs=rngs
-        )
-        self.encoder = tower(data, layers * (3 + len(TRACERS)) + 1)
-        self.physics = tower(column, layers * (3 + len(TRACERS)))
-        self.decoder = tower(column, levels * len(LEVEL_VARIABLES))
+    Attributes:
+      atmosphere: spectral, with all waves of the data's grid.
+      memory: the same of one physics step before; None if the model has no memory.
+      noise: None if the model has no random fields.
+    """
+
+    atmosphere: State
+    memory: State | None = None
+    noise: Noise | None = None
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=[
         "harmonics",
-        "data_harmonics",
         "equations",
         "longitude",
+        "orography",
         "surface_geopotential",
+        "surface_slopes",
         "land_sea_mask",
         "scales",
     ],
@@ -95,21 +99,23 @@ class NeuralGCM:
     """The tables of a model: a pytree, passed to jitted functions.
 
     Attributes:
-      harmonics: transforms between the points of `spec.grid` and the core's waves.
-      data_harmonics: transforms of `spec.grid` with all waves that it holds.
+      harmonics: transforms of `spec.grid`, with all waves that it holds.
       equations: the dynamical core on `spec.dycore_grid`.
       longitude: of the columns, degrees, [longitude].
-      surface_geopotential: as the core sees it, model units, [2, latitude, longitude].
+      orography: surface geopotential in model units, spectral [2, m, l].
+      surface_geopotential: the same as it was given, [2, latitude, longitude].
+      surface_slopes: its derivatives (`physics.columns.Surroundings`).
       land_sea_mask: [2, latitude, longitude].
       scales: of the networks' inputs and outputs; None is a model without networks.
       spec: what kind of model it is.
     """
 
     harmonics: SphericalHarmonics
-    data_harmonics: SphericalHarmonics
     equations: PrimitiveEquations
     longitude: jax.Array
+    orography: jax.Array
     surface_geopotential: jax.Array
+    surface_slopes: jax.Array
     land_sea_mask: jax.Array
     scales: Scales | None
     spec: ModelSpec
@@ -130,36 +136,38 @@ class NeuralGCM:
         Args:
           spec: specification.
           geopotential_at_surface: m2 s-2, [latitude, longitude] on `spec.grid`, from
-            south to north; its waves beyond the core's truncation are dropped.
+            south to north; the core drops waves beyond its truncation.
           land_sea_mask: the same shape.
           scales: see `Scales`.
           dtype: of all arithmetic.
           precision: of the transforms.
           shards: devices along `lat`.
         """
-        waves = spec.dycore_grid.truncation
-        points = GaussianGrid(waves, spec.grid.longitudes, spec.grid.latitudes)
-        harmonics, data_harmonics = (
-            SphericalHarmonics.create(grid, dtype, precision, shards)
-            for grid in (points, spec.grid)
-        )
-        surface = jnp.asarray(geopotential_at_surface, dtype)
-        orography = harmonics.analysis(units.to_model("geopotential", surface))
+        harmonics = SphericalHarmonics.create(spec.grid, dtype, precision, shards)
+        surface = units.to_model("geopotential", np.asarray(geopotential_at_surface))
+        orography = harmonics.analysis(jnp.asarray(surface, dtype), clip=False)
+        nodal = jnp.asarray(fold(surface), dtype)
+        slopes = with_derivatives(harmonics, nodal[None])
         equations = PrimitiveEquations.create(
             spec.dycore_grid,
             spec.sigma,
-            baroclinic_wave.reference_temperature(spec.sigma),
-            orography,
+            spec.reference_profile,
+            None,
             dtype,
             precision,
             shards,
         )
+        equations = dataclasses.replace(
+            equations,
+            orography=harmonics.with_waves_of(equations.harmonics, orography),
+        )
         return cls(
             harmonics=harmonics,
-            data_harmonics=data_harmonics,
             equations=equations,
             longitude=jnp.asarray(spec.grid.longitude_degrees, dtype),
-            surface_geopotential=harmonics.to_nodal(orography),
+            orography=orography if spec.as_published else harmonics.clip(orography),
+            surface_geopotential=nodal,
+            surface_slopes=jnp.concatenate([slopes[f"_{d}"] for d in DERIVATIVES]),
             land_sea_mask=jnp.asarray(fold(land_sea_mask), dtype),
             scales=scales,
             spec=spec,
@@ -170,10 +178,11 @@ class NeuralGCM:
         return dataclasses.replace(
             self,
             harmonics=self.harmonics.layout(),
-            data_harmonics=self.data_harmonics.layout(),
             equations=self.equations.layout(),
             longitude=P(LEVEL),
+            orography=MODAL_SURFACE,
             surface_geopotential=COLUMN_SURFACE,
+            surface_slopes=P(None, *COLUMN_SURFACE),
             land_sea_mask=COLUMN_SURFACE,
             scales=jax.tree.map(lambda _: P(), self.scales),
         )
@@ -181,91 +190,126 @@ class NeuralGCM:
     # ---- encoder
 
     def encode(
-        self, frame: Frame, time: jax_datetime.Datetime, networks: Networks | None
-    ) -> State:
-        """ERA5 fields -> model state with the core's waves.
+        self,
+        frame: Frame,
+        time: jax_datetime.Datetime,
+        networks: Networks | None,
+        key: jax.Array | None = None,
+    ) -> ModelState:
+        """ERA5 fields -> model state.
 
-        Without `networks` by interpolation alone.
+        Args:
+          frame: the fields.
+          time: their date, UTC.
+          networks: None encodes by interpolation alone.
+          key: of all that is random in this forecast; needed if the model has noise.
         """
         frame = {name: units.to_model(name, x) for name, x in frame.items()}
-        dtype = self.harmonics.dtype
-        levels = jnp.asarray(self.spec.levels, dtype) / 1000
-        surface_pressure = interpolation.surface_pressure(
-            frame["geopotential"], levels, self.surface_geopotential
-        )
-        names = ("u_component_of_wind", "v_component_of_wind", "temperature", *TRACERS)
-        u, v, temperature, *tracers = jnp.unstack(
-            interpolation.pressure_to_sigma(
-                jnp.stack([frame[name] for name in names]),
-                levels,
-                jnp.asarray(self.spec.sigma.centers, dtype),
-                surface_pressure,
+        if networks is None:
+            return ModelState(self._encoded(frame, "encoder", None, []))
+        inputs = features.of_data(
+            frame, self.harmonics, self.spec.networks.encoder_gradients
+        ) | features.of_ground(self.surroundings(frame, time))
+        inputs = [packed(standardised(inputs, self.scales.inputs["encoder"]))]
+        noise, drawn = None, []
+        if networks.noise:
+            keys = jax.random.split(key, 3)
+            first, later = (
+                networks.noise[name]().initial(k, self.harmonics)
+                for name, k in zip(("encoder", "physics"), keys, strict=False)
             )
-        )
-        scalars = {
-            "temperature": temperature - self._reference_temperature,
-            **dict(zip(TRACERS, tracers, strict=True)),
-        }
-        lnps = jnp.log(surface_pressure)
+            drawn = [self._nodal(first)]
+            noise = Noise(later, keys[2], jnp.zeros((), jnp.int32))
+
+        def encoded(encoder: str) -> State:
+            more = [*inputs, *networks.places(encoder), *drawn]
+            return self._encoded(frame, encoder, networks, more)
+
+        memory = encoded("memory_encoder") if self.spec.networks.memory else None
+        return ModelState(encoded("encoder"), memory, noise)
+
+    def _encoded(
+        self,
+        frame: Frame,
+        encoder: str,
+        networks: Networks | None,
+        inputs: list[jax.Array],
+    ) -> State:
+        """Interpolated fields, corrected by one of the encoders, in spectral space."""
+        orography = self._nodal(self._orography(encoder, networks))
+        layers, lnps = coders.to_layers(frame, orography, self.spec)
+        u, v = layers.pop("u_component_of_wind"), layers.pop("v_component_of_wind")
+        reference = jnp.asarray(self.spec.reference_profile, lnps.dtype)
+        layers["temperature"] -= on_layers(reference, u)
+        corrected = {}
         if networks is not None:
-            corrections = self._corrections(frame, time, networks)
-            lnps += corrections.pop("log_surface_pressure")
-            scalars = {name: x + corrections.pop(name) for name, x in scalars.items()}
-            scalars |= {f"{name} correction": x for name, x in corrections.items()}
-        spectral = columns_to_spectral(self.harmonics, u, v, scalars, lnps)
-        state = State(
+            output = getattr(networks, encoder)(jnp.concatenate(inputs))
+            corrected = unpacked(output, self.scales.outputs["encoder"])
+            lnps += corrected.pop("log_surface_pressure")[0]
+            layers = {name: x + corrected.pop(name) for name, x in layers.items()}
+        spectral = columns_to_spectral(
+            self.harmonics,
+            *(u, v),
+            layers | {f"{name} correction": x for name, x in corrected.items()},
+            lnps,
+        )
+        has_mean = self.spec.as_published
+        for name in corrected:  # vorticity and divergence
+            correction = spectral.pop(f"{name} correction")
+            # Which have no mean over the sphere.
+            rows = has_mean | (self.harmonics.total_wavenumber > 0)
+            spectral[name] += correction * rows
+        for f in self.spec.encoder_filters:
+            factors = exponential_factors(
+                self.spec.grid, f.attenuation, f.order, f.cutoff
+            )
+            field = f.field.replace("log_surface_pressure", "surface")
+            for name in spectral if f.field == "all" else [field]:
+                spectral[name] *= jnp.asarray(factors, lnps.dtype)
+        return State(
             vorticity=spectral["vorticity"],
             divergence=spectral["divergence"],
             temperature=spectral["temperature"],
             log_surface_pressure=spectral["surface"],
             tracers={name: spectral[name] for name in TRACERS},
         )
-        if networks is not None:
-            without_mean = self.harmonics.total_wavenumber > 0
-            for name in ("vorticity", "divergence"):
-                correction = spectral[f"{name} correction"] * without_mean
-                correction += getattr(state, name)
-                state = dataclasses.replace(state, **{name: correction})
-        return state
-
-    def _corrections(
-        self, frame: Frame, time: jax_datetime.Datetime, networks: Networks
-    ) -> dict[str, jax.Array]:
-        """What the encoder adds to interpolated fields, by name, on columns."""
-        std = self.scales.column_std
-        features = jnp.concatenate(
-            [
-                data_features(frame, self.scales),
-                surroundings_features(self.surroundings(frame, time)),
-            ]
-        )
-        output = networks.encoder(features)
-        *levels, surface = jnp.split(output, self._splits(3 + len(TRACERS)))
-        names = ("vorticity", "divergence", "temperature", *TRACERS)
-        corrections = {
-            name: x * CORRECTION * on_layers(std[name], x)
-            for name, x in zip(names, levels, strict=True)
-        }
-        pressure = surface[0] * CORRECTION * std["log_surface_pressure"]
-        return {**corrections, "log_surface_pressure": pressure}
 
     # ---- forecast
 
     def advance(
-        self, state: State, surroundings: Surroundings, physics: Physics | None
-    ) -> State:
+        self,
+        state: ModelState,
+        surroundings: Surroundings,
+        physics: Networks | Physics | None,
+    ) -> ModelState:
         """One physics step: a tendency, and `spec.substeps` dycore steps with it.
 
-        Without `physics` the core runs alone.
+        The physics is that of the networks, or another one; or the core runs alone.
         """
         spec = self.spec
         minutes = spec.step_minutes / spec.substeps
         dt = minutes / 60 * units.HOUR
-        equations, forcing = self.equations, None
+        core, networks = self.equations, None
+        if isinstance(physics, Networks):
+            networks = physics
+            core = dataclasses.replace(
+                core, orography=self._orography("core", networks)
+            )
+            tendencies = self._learned_tendencies(state, surroundings, networks)
+        elif physics is not None:
+            tendencies = physics(self.columns(state.atmosphere), surroundings)
+        equations, forcing = core, None
         if physics is not None:
-            tendencies = physics(self.columns(state), surroundings)
             forcing = to_spectral(self.harmonics, tendencies)
-            equations = Forced(equations, forcing)
+            if networks is not None:
+                for f in spec.tendency_filters:
+                    smooth = exponential_filter(
+                        *(spec.grid, spec.step_minutes, f.tau_minutes),
+                        *(f.order, f.cutoff),
+                    )
+                    forcing = smooth(forcing, forcing)
+            forcing = self.harmonics.with_waves_of(core.harmonics, forcing)
+            equations = Forced(core, forcing)
         filters = [
             exponential_filter(
                 spec.dycore_grid, minutes, f.tau_minutes, f.order, f.cutoff
@@ -273,38 +317,66 @@ class NeuralGCM:
             for f in spec.filters
         ]
         added = jax.tree.map(lambda x: dt * x, forcing)
-        filters += fixers(spec.fixers, self.equations, added)
+        filters += fixers(spec.fixers, core, added)
         step = filtered(imex_step(equations, dt), filters)
-        return jax.lax.scan(
-            lambda state, _: (step(state), None), state, length=spec.substeps
-        )[0]
+        atmosphere = self.harmonics.with_waves_of(
+            core.harmonics, state.atmosphere, clip=not spec.as_published
+        )
+        atmosphere, _ = jax.lax.scan(
+            lambda x, _: (step(x), None), atmosphere, length=spec.substeps
+        )
+        return ModelState(
+            core.harmonics.with_waves_of(self.harmonics, atmosphere),
+            state.atmosphere if state.memory is not None else None,
+            self._later(state.noise, networks),
+        )
 
-    def learned_physics(self, networks: Networks) -> Physics:
-        """The networks as a physics."""
-        change = self.scales.column_change
-        names = ("u", "v", "temperature", *TRACERS)
+    def _learned_tendencies(
+        self, state: ModelState, surroundings: Surroundings, networks: Networks
+    ) -> Tendencies:
+        """What the networks make of the atmosphere, its past and their own noise."""
+        n, scales = self.spec.networks, self.scales.inputs
+        sigma = jnp.asarray(self.spec.sigma.centers, self.harmonics.dtype)
+        columns = self.columns(
+            state.atmosphere,
+            n.physics_gradients,
+            state.memory,
+            None if state.noise is None else state.noise.fields,
+        )
+        fields = features.of_columns(columns, sigma)
+        embedded = networks.embedded(
+            features.of_volume(fields, scales["convolution"])
+            if n.convolution
+            else None,
+            features.of_surface(fields, surroundings, scales["surface"])
+            if n.surface != "raw"
+            else None,
+            surroundings.sea_ice_cover,
+            surroundings.land_sea_mask,
+        )
+        fields |= features.of_ground(surroundings)
+        inputs = [packed(standardised(fields, scales["physics"])), *embedded]
+        inputs += networks.places("physics")
+        if state.noise is not None:
+            inputs.append(columns.more["noise"])
+        output = networks.physics(features.softly_clipped(jnp.concatenate(inputs)))
+        tendencies = unpacked(output, self.scales.outputs["physics"])
+        return Tendencies(
+            u=tendencies.pop("u"),
+            v=tendencies.pop("v"),
+            temperature=tendencies.pop("temperature"),
+            tracers={name: tendencies[name] for name in TRACERS},
+        )
 
-        def physics(columns: Columns, surroundings: Surroundings) -> Tendencies:
-            features = jnp.concatenate(
-                [
-                    column_features(columns, self.scales),
-                    surroundings_features(surroundings),
-                ]
-            )
-            output = networks.physics(features)
-            fields = jnp.split(output, self._splits(len(names) - 1))
-            tendencies = {
-                name: x * (TENDENCY / units.DAY) * on_layers(change[name], x)
-                for name, x in zip(names, fields, strict=True)
-            }
-            return Tendencies(
-                u=tendencies.pop("u"),
-                v=tendencies.pop("v"),
-                temperature=tendencies.pop("temperature"),
-                tracers=tendencies,
-            )
-
-        return physics
+    def _later(self, noise: Noise | None, networks: Networks | None) -> Noise | None:
+        """The random fields one physics step later."""
+        if noise is None or networks is None:
+            return noise
+        dt = self.spec.step_minutes / 60 * units.HOUR
+        key = jax.random.fold_in(noise.key, noise.step)
+        law = networks.noise["physics"]()
+        fields = law.advance(noise.fields, dt, key, self.harmonics)
+        return Noise(fields, noise.key, noise.step + 1)
 
     def surroundings(self, frame: Frame, time: jax_datetime.Datetime) -> Surroundings:
         """What bounds the columns at `time`, with sea and ice of `frame`."""
@@ -313,22 +385,30 @@ class NeuralGCM:
             sea_ice_cover=frame["sea_ice_cover"],
             land_sea_mask=self.land_sea_mask,
             surface_geopotential=self.surface_geopotential,
+            surface_slopes=self.surface_slopes,
             solar_flux=solar_flux(time, self.harmonics.sin_latitude, self.longitude),
             sin_latitude=self.harmonics.sin_latitude,
         )
 
-    def columns(self, state: State) -> Columns:
-        """State -> whole columns on `spec.grid`."""
-        return to_columns(self.harmonics, state, self.equations.reference_temperature)
+    def columns(
+        self,
+        state: State,
+        gradients: bool = False,
+        memory: State | None = None,
+        noise: jax.Array | None = None,
+    ) -> Columns:
+        """State -> whole columns on `spec.grid` (`physics.columns.to_columns`)."""
+        reference = self.equations.reference_temperature
+        return to_columns(self.harmonics, state, reference, gradients, memory, noise)
 
     def rollout(
         self,
-        state: State,
+        state: ModelState,
         frame: Frame,
         time: jax_datetime.Datetime,
         hours: int,
-        physics: Physics | None,
-    ) -> State:
+        physics: Networks | Physics | None,
+    ) -> ModelState:
         """Advances `state` from `time` by `hours`, sea and ice kept as in `frame`.
 
         A step's intermediate values are recomputed in the backward pass.
@@ -336,7 +416,7 @@ class NeuralGCM:
         step_length = jax_datetime.to_timedelta(self.spec.step_minutes, "m")
 
         @jax.checkpoint
-        def step(state: State, index: jax.Array) -> tuple[State, None]:
+        def step(state: ModelState, index: jax.Array) -> tuple[ModelState, None]:
             surroundings = self.surroundings(frame, time + index * step_length)
             return self.advance(state, surroundings, physics), None
 
@@ -346,76 +426,42 @@ class NeuralGCM:
     # ---- decoder
 
     def decode(
-        self, state: State, surroundings: Surroundings, networks: Networks | None
+        self,
+        state: ModelState,
+        surroundings: Surroundings,
+        networks: Networks | None,
     ) -> Frame:
         """Model state -> `LEVEL_VARIABLES` on pressure levels, SI units.
 
         Without `networks` by interpolation alone.
         """
-        columns = self.columns(state)
-        frame = self._interpolate_to_pressure(columns)
+        gradients = networks is not None and self.spec.networks.decoder_gradients
+        columns = self.columns(state.atmosphere, gradients)
+        orography = self._nodal(self._orography("decoder", networks))
+        frame = coders.to_levels(columns, orography, self.spec)
         if networks is not None:
-            features = jnp.concatenate(
-                [
-                    column_features(columns, self.scales),
-                    surroundings_features(surroundings),
-                ]
+            fields = columns.by_name() | features.of_ground(surroundings)
+            inputs = packed(standardised(fields, self.scales.inputs["decoder"]))
+            output = networks.decoder(
+                jnp.concatenate([inputs, *networks.places("decoder")])
             )
-            output = networks.decoder(features)
-            corrections = jnp.split(output, len(LEVEL_VARIABLES))
-            for name, x in zip(LEVEL_VARIABLES, corrections, strict=True):
-                std = on_layers(self.scales.data_std[name], x)
-                frame[name] = frame[name] + x * CORRECTION * std
+            corrections = unpacked(output, self.scales.outputs["decoder"])
+            frame = {name: x + corrections[name] for name, x in frame.items()}
         return {name: units.to_si(name, frame[name]) for name in LEVEL_VARIABLES}
-
-    def _interpolate_to_pressure(self, columns: Columns) -> Frame:
-        dtype = self.harmonics.dtype
-        levels = jnp.asarray(self.spec.levels, dtype) / 1000
-        sigma = jnp.asarray(self.spec.sigma.centers, dtype)
-        surface_pressure = jnp.exp(columns.log_surface_pressure)
-        to_pressure = functools.partial(
-            interpolation.sigma_to_pressure,
-            sigma=sigma,
-            levels=levels,
-            surface_pressure=surface_pressure,
-        )
-        u, v, *tracers = jnp.unstack(
-            to_pressure(jnp.stack([columns.u, columns.v, *columns.tracers.values()]))
-        )
-        virtual = 1 + (units.VAPOUR_GAS_RATIO - 1) * columns.tracers[HUMIDITY]
-        matrix = units.GAS_CONSTANT * self.spec.sigma.geopotential_matrix
-        geopotential = self.surface_geopotential + jnp.tensordot(
-            jnp.asarray(matrix, dtype),
-            columns.temperature * virtual,
-            axes=1,
-            precision="highest",
-        )
-        if self.spec.geopotential_interpolation == "log_sigma":
-            geopotential = interpolation.interpolate(
-                geopotential,
-                jnp.log(sigma),
-                jnp.log(levels)[:, None, None, None]
-                - on_levels(columns.log_surface_pressure, len(levels)),
-                "linear",
-            )
-        else:
-            geopotential = to_pressure(geopotential, extrapolation="linear")
-        return {
-            "geopotential": geopotential,
-            "temperature": to_pressure(columns.temperature, extrapolation="linear"),
-            "u_component_of_wind": u,
-            "v_component_of_wind": v,
-            **dict(zip(columns.tracers, tracers, strict=True)),
-        }
 
     # ---- helpers
 
-    @property
-    def _reference_temperature(self) -> jax.Array:
-        """K, for whole columns [level, 1, 1, 1]."""
-        profile = baroclinic_wave.reference_temperature(self.spec.sigma)
-        return jnp.asarray(profile, self.harmonics.dtype)[:, None, None, None]
+    def _orography(self, place: str, networks: Networks | None) -> jax.Array:
+        """Surface geopotential as it is seen at a place, spectral [2, own m, l]."""
+        core = place == "core"
+        orography = self.equations.orography if core else self.orography
+        if networks is not None and place in networks.orography:
+            harmonics = self.equations.harmonics if core else self.harmonics
+            correction = networks.orography[place](harmonics)
+            orography += self.spec.networks.orography_scale * correction
+        return orography
 
-    def _splits(self, count: int) -> list[int]:
-        """Where `count` fields of all layers end, one after another."""
-        return [self.spec.sigma.layers * (i + 1) for i in range(count)]
+    def _nodal(self, modal: jax.Array) -> jax.Array:
+        """Surface fields on own columns, [..., 2, m, l] -> [..., 2, lat, lon]."""
+        nodal = self.harmonics.to_nodal(self.harmonics.gather(modal))
+        return partitioning.own_longitudes(nodal)

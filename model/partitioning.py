@@ -139,6 +139,13 @@ def own_longitudes(x: jax.Array) -> jax.Array:
     return jax.lax.dynamic_slice_in_dim(x, index(LEVEL) * width, width, axis=-1)
 
 
+def own_columns(x: jax.Array) -> jax.Array:
+    """A field's part among whole columns; [..., 2, latitude, longitude]."""
+    pairs = x.shape[-2] // size(LAT)
+    start = index(LAT) * pairs
+    return own_longitudes(jax.lax.dynamic_slice_in_dim(x, start, pairs, axis=-2))
+
+
 def all_longitudes(x: jax.Array) -> jax.Array:
     """The inverse of `own_longitudes`."""
     return all_gather(x, LEVEL, dimension=-1)

@@ -10,10 +10,13 @@ from clu import parameter_overview
 from jax.experimental import multihost_utils
 
 from model.neural_gcm import NeuralGCM
-from model.scales import Scales
+from model.scales import Scales, abstract_scales
+from model.spec import ModelSpec
+from pipeline.errors import UserError
 from train import build, checkpoint, processes
-from train.calibration import abstract_scales, calibrate, with_scales
+from train.calibration import calibrate, with_scales
 from train.data import Loader
+from train.exit_codes import Failed
 from train.experiment import Experiment
 from train.folder import RunFolder
 from train.ledger import Ledger
@@ -60,19 +63,32 @@ def begin(experiment: Experiment, folder: RunFolder, ledger: Ledger) -> Beginnin
     fresh = functools.partial(initial_state, spec, optimizer, config.seed)
     shapes = jax.eval_shape(fresh)
     shardings = state_shardings(mesh, shapes, config.mesh.parameters)
+    build.check_rates(config, shapes.params)
     with ledger.during("restore"):
         saved, bad = checkpoint.read_newest(folder.path, shapes, abstract_scales(spec))
         if bad:
             processes.on_first("aside", lambda: checkpoint.set_aside(folder.path, bad))
 
     model = build.build_model(spec, experiment.store, mesh.shape["lat"])
-    loader = Loader(experiment.windows, mesh, config.train.batch, config.seed)
+    loader = Loader(
+        experiment.windows,
+        mesh,
+        config.train.batch,
+        config.seed,
+        config.train.members,
+    )
     if saved:
         state, scales = place(saved.state, shardings), saved.scales
         loader.state = saved.record["delivered"]
     else:
         state = jax.jit(fresh, out_shardings=shardings)()
-        scales = _calibrated(experiment, model)
+        if config.init_from:
+            first = _first_weights(config.init_from, shapes, spec)
+            params, ema = (place(first.state["ema"], shardings.params) for _ in "12")
+            state = dataclasses.replace(state, params=params, ema=ema)
+            scales = first.scales
+        else:
+            scales = _calibrated(experiment, model)
     model = with_scales(model, scales)
     layout = tree_shardings(mesh, model.layout())
     beginning = Beginning(
@@ -87,6 +103,30 @@ def begin(experiment: Experiment, folder: RunFolder, ledger: Ledger) -> Beginnin
     )
     _tell(beginning, experiment, folder)
     return beginning
+
+
+def _first_weights(
+    folder: str, shapes: TrainState, spec: ModelSpec
+) -> checkpoint.Saved:
+    """Averaged parameters and scales of another run, for a new one to start from.
+
+    Raises:
+      UserError: if there are none, or they are of another model.
+    """
+    try:
+        saved, bad = checkpoint.read_newest(
+            folder, {"ema": shapes.ema}, abstract_scales(spec)
+        )
+    except Failed as error:
+        raise UserError(
+            f"config.init_from={folder}: {error}; does config.model equal that of "
+            f"{folder}/config.json?"
+        ) from error
+    if saved is None:
+        raise UserError(f"config.init_from={folder} has no checkpoint")
+    for step, reason in bad.items():
+        say(f"{folder}: checkpoint {step} is not used: {reason}")
+    return saved
 
 
 def _calibrated(experiment: Experiment, model: NeuralGCM) -> Scales:

@@ -1,17 +1,22 @@
 """From a configuration to the objects that it describes."""
 
-from collections.abc import Sequence
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
 
+import jax
+import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
 from model.neural_gcm import NeuralGCM
 from model.partitioning import AXES
-from model.spec import Filter, ModelSpec
+from model.spec import Filter, ModelSpec, NetworkSpec, StateFilter
 from model.sphere.grids import GaussianGrid, parse_grid
 from model.vertical.sigma import SigmaLevels
 from pipeline.errors import UserError
 from pipeline.store import Store
+from train.folder import Ground
 from train.losses import LossWeights
 from train.mesh import MeshShape
 
@@ -32,24 +37,43 @@ def build_spec(
             filters=tuple(Filter(*f) for f in model.filters),
             fixers=tuple(model.fixers),
             geopotential_interpolation=model.geopotential_interpolation,
-            width=model.width,
-            blocks=model.blocks,
-            layers=model.hidden_layers,
+            networks=_build_networks(model),
+            tendency_filters=tuple(Filter(*f) for f in model.tendency_filters),
+            encoder_filters=tuple(StateFilter(*f) for f in model.encoder_filters),
+            as_published=model.as_published,
+            reference_temperature=tuple(model.reference_temperature),
         )
     except (ValueError, TypeError) as error:
         raise UserError(f"config.model: {error}") from error
 
 
-def build_model(spec: ModelSpec, store: Store, shards: int = 1) -> NeuralGCM:
+def _build_networks(model: ConfigDict) -> NetworkSpec:
+    """The learned part; `model` has its fields by their names."""
+    names = {f.name for f in dataclasses.fields(NetworkSpec)} - {"layers", "noise"}
+    fields = {
+        name: tuple(value) if isinstance(value, tuple | list) else value
+        for name, value in model.items()
+        if name in names
+    }
+    noise = tuple((float(length), float(time)) for length, time in model.noise)
+    return NetworkSpec(layers=model.hidden_layers, noise=noise, **fields)
+
+
+def build_model(
+    spec: ModelSpec, store: Store, shards: int = 1, ground: Ground | None = None
+) -> NeuralGCM:
     """The model's tables with the ground of `store`, still without scales.
 
-    Their shapes fit `shards` devices along `lat`, and one on its own.
+    Their shapes fit `shards` devices along `lat`, and one on its own. A run may bring
+    its own `ground`.
     """
+    if ground is None:
+        ground = Ground(
+            store.read("geopotential_at_surface", None),
+            store.read("land_sea_mask", None),
+        )
     return NeuralGCM.create(
-        spec,
-        store.read("geopotential_at_surface", None),
-        store.read("land_sea_mask", None),
-        shards=shards,
+        spec, ground.geopotential_at_surface, ground.land_sea_mask, shards=shards
     )
 
 
@@ -79,10 +103,11 @@ def build_schedule(config: ConfigDict) -> optax.Schedule:
 
 
 def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Adam on clipped gradients.
+    """Adam on clipped gradients, with a rate of its own for every module.
 
     Raises:
-      UserError: if the learning rate would decay before it has risen.
+      UserError: if the learning rate would decay before it has risen, or a rate of a
+        module cannot be read.
     """
     optimizer = config.optimizer
     if optimizer.warmup_steps >= optimizer.decay_steps:
@@ -90,10 +115,65 @@ def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
             f"config.optimizer.warmup_steps={optimizer.warmup_steps} must be less than "
             f"config.optimizer.decay_steps={optimizer.decay_steps}"
         )
+    factor = _factor_by_path(optimizer.rates)
     return optax.chain(
+        _scaled(lambda path: float(factor(path) > 0)),  # frozen ones do not count
         optax.clip_by_global_norm(optimizer.clip),
         optax.adam(build_schedule(config), optimizer.b1, optimizer.b2, optimizer.eps),
+        _scaled(factor),
     )
+
+
+def _factor_by_path(rates: Sequence[Sequence]) -> Callable[[str], float]:
+    """Part of the learning rate that a parameter of this path has."""
+    for rate in rates:
+        try:
+            pattern, factor = rate
+            re.compile(pattern)
+            good = factor >= 0
+        except (ValueError, TypeError, re.error):
+            good = False
+        if not good:
+            raise UserError(
+                f"config.optimizer.rates: {rate!r} is no (regular expression, factor "
+                "from 0)"
+            )
+
+    def factor(path: str) -> float:
+        matching = (f for pattern, f in rates if re.search(pattern, path))
+        return float(next(matching, 1.0))
+
+    return factor
+
+
+def _scaled(factor: Callable[[str], float]) -> optax.GradientTransformation:
+    """Multiplies every parameter's update by a factor that its path decides."""
+
+    def update(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+        def scaled(path: tuple, x: jax.Array) -> jax.Array:
+            f = factor(jax.tree_util.keystr(path, simple=True, separator="/"))
+            if f == 0:  # whatever the gradient is, infinite ones included
+                return jnp.zeros_like(x)
+            return x if f == 1 else f * x
+
+        return jax.tree_util.tree_map_with_path(scaled, updates)
+
+    return optax.stateless(update)
+
+
+def check_rates(config: ConfigDict, params: optax.Params) -> None:
+    """Raises UserError if a rule of `config.optimizer.rates` matches no parameter."""
+    paths = [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    ]
+    for pattern, _ in config.optimizer.rates:
+        if not any(re.search(pattern, path) for path in paths):
+            raise UserError(
+                f"config.optimizer.rates: nothing is named like {pattern!r}; "
+                f"parameters are {', '.join(sorted({p.split('/')[0] for p in paths}))}"
+                "/..."
+            )
 
 
 def check_run(config: ConfigDict) -> None:

@@ -26,7 +26,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 Batch = dict[str, Any]
 """`frames`: by ERA5 name [sample, frame, (level,) 2, latitude, longitude], latitudes in
 mirror pairs (`model.sphere.grids.fold`); `days` and `seconds` since 1970-01-01 of each
-sample's first frame, [sample]."""
+sample's first frame, [sample]; `sample` and `member`, the number of a sample in the
+batch and of a member of it, [sample]. With members every sample is there so often."""
 
 
 def check_store(store: Store) -> None:
@@ -154,11 +155,25 @@ def keep_freed_memory() -> None:
 
 
 class BatchReader:
-    """Reads this process's part of a global batch and makes global arrays of it."""
+    """Reads this process's part of a global batch and makes global arrays of it.
 
-    def __init__(self, windows: Windows, mesh: Mesh, batch: int) -> None:
-        self._windows, self._mesh, self._batch = windows, mesh, batch
+    Members of a sample are spread over the `ensemble` axis of the mesh; where there is
+    one member of each, that axis has samples as `data` has.
+    """
+
+    def __init__(
+        self, windows: Windows, mesh: Mesh, batch: int, members: int = 1
+    ) -> None:
+        """
+        Args:
+          windows: to read.
+          mesh: of the devices.
+          batch: samples.
+          members: of each; `mesh.ensemble` must divide them, unless there is one.
+        """
+        self._windows, self._mesh, self._batch = windows, mesh, batch * members
         self._grid = windows.store.grid
+        self._sample, self._member = rows_of_batch(mesh, batch, members)
         self._samples, _, self._pairs, self._longitudes = self._local_part()
 
     @property
@@ -181,7 +196,12 @@ class BatchReader:
 
     def read(self, numbers: np.ndarray) -> Batch:
         """This process's part of the batch of these windows, on the host."""
-        return self._windows.read(numbers[self._samples], self._pairs)
+        sample, member = self._sample[self._samples], self._member[self._samples]
+        own, place = np.unique(sample, return_inverse=True)
+        batch = self._windows.read(numbers[own], self._pairs)
+        if len(own) < len(place):
+            batch = jax.tree.map(lambda x: x[place], batch)
+        return {**batch, "sample": sample, "member": member}
 
     def to_devices(self, local: Batch) -> Batch:
         """Global sharded arrays, from every process's part."""
@@ -196,19 +216,37 @@ class BatchReader:
         return jax.make_array_from_process_local_data(sharding, local, shape)
 
 
+def rows_of_batch(
+    mesh: Mesh, batch: int, members: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which sample and member each row of a global batch is, int32 [row].
+
+    Rows are split over `data` and `ensemble`, in this order.
+    """
+    if members == 1:
+        return np.arange(batch, dtype=np.int32), np.zeros(batch, np.int32)
+    data, ensemble = mesh.shape["data"], mesh.shape["ensemble"]
+    rows = np.arange(batch * members, dtype=np.int32)
+    by_sample = rows.reshape(data, batch // data, ensemble, members // ensemble)
+    rows = by_sample.swapaxes(1, 2).ravel()
+    return rows // members, rows % members
+
+
 class Loader:
     """Endless global batches, shuffled anew in every epoch, as sharded arrays.
 
     `state` (an integer, the number of batches delivered) restores the position.
     """
 
-    def __init__(self, windows: Windows, mesh: Mesh, batch: int, seed: int) -> None:
+    def __init__(
+        self, windows: Windows, mesh: Mesh, batch: int, seed: int, members: int = 1
+    ) -> None:
         if len(windows) < batch:
             raise UserError(
                 f"train.batch={batch} is more than the {len(windows)} windows there are"
             )
         keep_freed_memory()
-        self._reader = BatchReader(windows, mesh, batch)
+        self._reader = BatchReader(windows, mesh, batch, members)
         dataset = (
             grain.MapDataset.range(len(windows))
             .seed(seed)

@@ -65,7 +65,7 @@ def prepare(config: ConfigDict) -> Experiment:
     build.check_run(config)
     spec = build.build_spec(config, store.grid, store.levels)
     shape = build.build_mesh_shape(config).filled(jax.device_count())
-    shape.check(spec, config.train.batch)
+    shape.check(spec, config.train.batch, config.train.members)
     windows, held_out = (
         Windows(
             store,

@@ -6,15 +6,19 @@ run in a bucket that disk is a temporary folder here, whose changed files are co
 whole with every checkpoint.
 """
 
+import dataclasses
+import io
 import pathlib
 import tempfile
 
+import numpy as np
 from etils import epath
 
 from pipeline.errors import UserError
 
 CONFIG_DRAFT = "config.tmp"  # becomes config.json
 PROBE = ".podgcm-doctor-"
+_GROUND = "ground.npz"
 
 
 class RunFolder:
@@ -92,3 +96,28 @@ def open_path(workdir: str) -> epath.Path:
     for protocol in ("gs", "gcs"):
         fsspec.config.conf.setdefault(protocol, {})["use_listings_cache"] = False
     return epath.Path(workdir)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ground:
+    """What lies under the atmosphere, where a run brings its own.
+
+    Attributes:
+      geopotential_at_surface: m2 s-2, [latitude, longitude], from south to north.
+      land_sea_mask: fraction of land, the same shape.
+    """
+
+    geopotential_at_surface: np.ndarray
+    land_sea_mask: np.ndarray
+
+    def save(self, folder: pathlib.Path) -> None:
+        np.savez(folder / _GROUND, **dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, folder: epath.Path) -> "Ground | None":
+        """That of a run's folder; None if the data's own is to be used."""
+        file = folder / _GROUND
+        if not file.exists():
+            return None
+        with np.load(io.BytesIO(file.read_bytes())) as fields:
+            return cls(**fields)

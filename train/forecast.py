@@ -11,8 +11,11 @@ import jax_datetime
 import numpy as np
 from ml_collections import ConfigDict
 
+from model.networks import Networks
 from model.neural_gcm import NeuralGCM
+from model.physics.columns import Physics
 from model.physics.idealised import idealised_physics
+from model.scales import abstract_scales
 from model.spec import LEVEL_VARIABLES, SURFACE_VARIABLES
 from model.sphere.grids import fold, unfold
 from pipeline.errors import UserError
@@ -20,9 +23,9 @@ from pipeline.fields import create_fields
 from pipeline.progress import progress
 from pipeline.store import Store, open_store
 from train import build, checkpoint
-from train.calibration import abstract_scales, with_scales
+from train.calibration import with_scales
 from train.data import check_store
-from train.folder import open_path
+from train.folder import Ground, open_path
 from train.step import Params, initial_state, merge_networks
 
 HOURS = 6  # between leads
@@ -49,7 +52,7 @@ def restore_model(
       UserError: if the run has no checkpoint, or it does not fit.
     """
     spec = build.build_spec(config, store.grid, store.levels)
-    model = build.build_model(spec, store)
+    model = build.build_model(spec, store, ground=Ground.load(open_path(workdir)))
     state = jax.eval_shape(
         lambda: initial_state(spec, build.build_optimizer(config), config.seed)
     )
@@ -101,26 +104,27 @@ def initial_times(store: Store, init: str) -> np.ndarray:
     return index
 
 
+def _networks(model: NeuralGCM, params: Params, physics: str) -> Networks | None:
+    return merge_networks(model.spec, params) if physics == "learned" else None
+
+
 @functools.partial(jax.jit, static_argnames="physics")
-def _encode(model, params, frame, time, physics):
-    networks = merge_networks(model.spec, params) if physics == "learned" else None
-    return model.encode(frame, time, networks)
+def _encode(model, params, frame, time, key, physics):
+    return model.encode(frame, time, _networks(model, params, physics), key)
 
 
 @functools.partial(jax.jit, static_argnames="physics")
 def _decode(model, params, state, frame, time, physics):
-    networks = merge_networks(model.spec, params) if physics == "learned" else None
+    networks = _networks(model, params, physics)
     return model.decode(state, model.surroundings(frame, time), networks)
 
 
 @functools.partial(jax.jit, static_argnames="physics")
 def _advance(model, params, state, frame, time, physics):
-    kinds = {
-        "learned": lambda: model.learned_physics(merge_networks(model.spec, params)),
-        "oracle": lambda: idealised_physics(model.spec.sigma),
-        "none": lambda: None,
-    }
-    return model.rollout(state, frame, time, HOURS, kinds[physics]())
+    acting: Networks | Physics | None = _networks(model, params, physics)
+    if physics == "oracle":
+        acting = idealised_physics(model.spec.sigma)
+    return model.rollout(state, frame, time, HOURS, acting)
 
 
 def forecast(
@@ -195,7 +199,9 @@ def forecast(
         )
         frame = {name: jnp.asarray(fold(x[0])) for name, x in fields.items()}
         begun = jax_datetime.to_datetime(store.times[start])
-        state = _encode(model, params, frame, begun, physics)
+        # A forecast's noise depends on the run and on its initial time.
+        key = jax.random.fold_in(jax.random.key(config.seed), int(start))
+        state = _encode(model, params, frame, begun, key, physics)
         for j, lead in enumerate(leads):
             now = begun + jax_datetime.to_timedelta(int(lead), "h")
             decoded = _decode(model, params, state, frame, now, physics)

@@ -96,7 +96,10 @@ class Loop:
         self.evaluated = beginning.evaluated
         self.model, self.scales = beginning.model, beginning.scales
         self.reader = BatchReader(
-            experiment.held_out, experiment.mesh, self.config.train.batch
+            experiment.held_out,
+            experiment.mesh,
+            self.config.train.batch,
+            self.config.train.members,
         )
         with ledger.during("data"):
             first = next(beginning.loader)
@@ -116,8 +119,9 @@ class Loop:
             config.optimizer.ema_decay,
             mesh,
             beginning.shardings,
+            config.seed,
         ).lower(self.model, self.state, batch)
-        eval_step = make_eval_step(weights, hours, mesh).lower(
+        eval_step = make_eval_step(weights, hours, mesh, config.seed).lower(
             self.model, self.state.ema, batch
         )
         programs = [preflight.digest(x.as_text()) for x in (train_step, eval_step)]

@@ -14,7 +14,8 @@ import numpy as np
 
 from model import partitioning, units
 from model.dynamics.state import State
-from model.neural_gcm import Networks, NeuralGCM
+from model.networks import Networks
+from model.neural_gcm import ModelState, NeuralGCM
 from model.physics.columns import planes_to_spectral
 from model.spec import LEVEL_VARIABLES, TRACERS
 from model.vertical.layers import on_layers
@@ -68,14 +69,21 @@ def data_error(
         error = units.to_model(name, prediction[name] - target[name])
         weight = amplitudes.get(name, 1.0) * counted / scale
         errors.append(error * on_layers(weight, error))
-    modal = planes_to_spectral(model.data_harmonics, jnp.concatenate(errors))
+    modal = planes_to_spectral(model.harmonics, jnp.concatenate(errors))
     return jnp.sum(modal**2) / (4 * np.pi * float(counted.sum()))
 
 
 def model_error(
     model: NeuralGCM, weights: LossWeights, prediction: State, target: State
 ) -> jax.Array:
-    """Weighted mean square error of model states, summed over fields."""
+    """Weighted mean square error of model states, summed over fields.
+
+    Of the waves that the core has: no forecast has others.
+    """
+    prediction, target = (
+        model.harmonics.with_waves_of(model.equations.harmonics, x)
+        for x in (prediction, target)
+    )
     amplitudes = dict(weights.amplitudes)
     change = model.scales.column_change
     layers = model.spec.sigma.layers
@@ -106,6 +114,7 @@ def rollout_loss(
     frames: dict[str, jax.Array],
     time: jax_datetime.Datetime,
     hours: int,
+    key: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Loss of one sample, from its first frame over all that follow.
 
@@ -116,33 +125,33 @@ def rollout_loss(
         apart. Sea and ice of the first one are kept: the future is not known.
       time: of the first frame.
       hours: between frames.
+      key: of all that is random in this forecast.
 
     Returns:
       The loss, and its parts by name, without weights of lead time: `data` and
       `model` averaged over frames, and `data_0h`, `data_6h`, ... of each frame.
     """
-    physics = model.learned_physics(networks)
     first = {name: x[0] for name, x in frames.items()}
     count = next(iter(frames.values())).shape[0]
     lead = jnp.arange(count) * hours
 
     @jax.checkpoint
-    def errors(state, target, lead):
+    def errors(state: ModelState, target, lead):
         now = time + lead * jax_datetime.to_timedelta(1, "h")
         decoded = model.decode(state, model.surroundings(first, now), networks)
-        encoded = model.encode({**target, **_surface(first)}, now, networks)
+        encoded = model.encode({**target, **_surface(first)}, now, networks, key)
         return (
             data_error(model, weights, decoded, target),
-            model_error(model, weights, state, encoded),
+            model_error(model, weights, state.atmosphere, encoded.atmosphere),
         )
 
     def advance(state, inputs):
         target, lead = inputs
         start = time + (lead - hours) * jax_datetime.to_timedelta(1, "h")
-        state = model.rollout(state, first, start, hours, physics)
+        state = model.rollout(state, first, start, hours, networks)
         return state, errors(state, target, lead)
 
-    state = model.encode(first, time, networks)
+    state = model.encode(first, time, networks, key)
     at_start = errors(state, first, lead[0])
     later = {name: x[1:] for name, x in frames.items()}
     _, after = jax.lax.scan(advance, state, (later, lead[1:]))

@@ -1,10 +1,10 @@
 """The device mesh and what lies where on it.
 
-Axes: `data` and `ensemble` (samples of a batch, for this model has one member),
-`level` and `lat` (one sample's atmosphere; `model.partitioning`). The fields of a batch
-are split by sample, latitude pairs over `lat` and longitudes over `level`, whole
-columns everywhere. Parameters, their average and the optimizer's state are replicated,
-or split by a table of rules.
+Axes: `data` (samples of a batch), `ensemble` (their members, or more samples if each
+has one), `level` and `lat` (one sample's atmosphere; `model.partitioning`). The fields
+of a batch are split by sample, latitude pairs over `lat` and longitudes over `level`,
+whole columns everywhere. Parameters, their average and the optimizer's state are
+replicated, or split by a table of rules.
 
 On a TPU, axes are placed on the torus of the slice by how much they exchange: `lat`
 first, on neighbours, then `level`, on a ring where one is left, `data` on the rest.
@@ -73,13 +73,21 @@ class MeshShape:
             )
         return dataclasses.replace(self, **{unknown[0]: devices // product})
 
-    def check(self, spec: ModelSpec, batch: int) -> None:
-        """Raises UserError where this mesh does not fit the model or the batch."""
+    def check(self, spec: ModelSpec, batch: int, members: int = 1) -> None:
+        """Raises UserError where this mesh does not fit the model or the batch.
+
+        With several members of each sample, they are spread over `ensemble`.
+        """
         sizes = dataclasses.asdict(self)
         for axis, size in sizes.items():
             _check_size(axis, size)
         if batch < 1:
             raise UserError(f"train.batch={batch} must be at least 1")
+        if members < 1:
+            raise UserError(f"train.members={members} must be at least 1")
+        if members > 1:
+            self._check_members(batch, members)
+            batch *= members
         if batch % (self.data * self.ensemble):
             fitting = [
                 f"{n // self.ensemble}"
@@ -110,6 +118,17 @@ class MeshShape:
                         f"mesh.{axis}={sizes[axis]} does not divide {what} ({number}): "
                         f"use one of {_divisors(int(np.gcd.reduce(numbers)))}"
                     )
+
+    def _check_members(self, batch: int, members: int) -> None:
+        for axis, number, what in [
+            ("data", batch, "train.batch"),
+            ("ensemble", members, "train.members"),
+        ]:
+            if number % getattr(self, axis):
+                raise UserError(
+                    f"mesh.{axis}={getattr(self, axis)} does not divide {what} "
+                    f"({number}): use one of {_divisors(number)}"
+                )
 
 
 def _check_size(axis: str, size: int) -> None:

@@ -12,7 +12,8 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from model.neural_gcm import Networks, NeuralGCM
+from model.networks import Networks
+from model.neural_gcm import NeuralGCM
 from model.partitioning import AXES, varying
 from model.spec import ModelSpec
 from train.data import Batch
@@ -82,18 +83,24 @@ def part_of_loss(
     batch: Batch,
     hours: int,
     samples: int,
+    key: jax.Array,
 ) -> tuple[jax.Array, Metrics]:
     """One device's part of the mean loss over `samples`, and of its metrics.
+
+    `samples` counts every member; a member's random numbers depend on `key` and on
+    which it is, not on where it is computed.
 
     Arguments are the device's parts too; the sum over the mesh is the whole.
     """
     networks = merge_networks(model.spec, params)
 
-    def sample(frames, days, seconds):
+    def sample(frames, days, seconds, sample, member):
+        own = jax.random.fold_in(jax.random.fold_in(key, sample), member)
         time = jax_datetime.Datetime(jax_datetime.Timedelta(days=days, seconds=seconds))
-        return rollout_loss(model, networks, weights, frames, time, hours)
+        return rollout_loss(model, networks, weights, frames, time, hours, own)
 
-    losses = jax.vmap(sample)(batch["frames"], batch["days"], batch["seconds"])
+    names = ("frames", "days", "seconds", "sample", "member")
+    losses = jax.vmap(sample)(*(batch[name] for name in names))
     return jax.tree.map(lambda x: jnp.sum(x) / samples, losses)
 
 
@@ -104,6 +111,7 @@ def loss_and_gradient(
     batch: Batch,
     hours: int,
     mesh: Mesh,
+    key: jax.Array,
 ) -> tuple[tuple[jax.Array, Metrics], Params]:
     """Mean loss over a batch with its metrics, and the gradient by `params`.
 
@@ -112,15 +120,24 @@ def loss_and_gradient(
     """
     samples = len(batch["days"])
 
-    def part(model, params, batch):
-        model, params, batch = varying((model, params, batch))
+    def part(model, params, batch, key):
+        model, params, batch, key = varying((model, params, batch, key))
 
         def loss(params):
-            return part_of_loss(model, params, weights, batch, hours, samples)
+            return part_of_loss(
+                model,
+                params,
+                weights,
+                batch,
+                hours,
+                samples,
+                jax.random.wrap_key_data(key),
+            )
 
         return jax.lax.psum(jax.value_and_grad(loss, has_aux=True)(params), AXES)
 
-    return _on_mesh(part, mesh, model, batch)(model, params, batch)
+    data = jax.random.key_data(key)
+    return _on_mesh(part, mesh, model, batch)(model, params, batch, data)
 
 
 def mean_loss(
@@ -130,24 +147,28 @@ def mean_loss(
     batch: Batch,
     hours: int,
     mesh: Mesh,
+    key: jax.Array,
 ) -> tuple[jax.Array, Metrics]:
     """Mean loss over a batch, and its metrics."""
     samples = len(batch["days"])
 
-    def part(model, params, batch):
-        model, params, batch = varying((model, params, batch))
-        losses = part_of_loss(model, params, weights, batch, hours, samples)
+    def part(model, params, batch, key):
+        model, params, batch, key = varying((model, params, batch, key))
+        key = jax.random.wrap_key_data(key)
+        losses = part_of_loss(model, params, weights, batch, hours, samples, key)
         return jax.lax.psum(losses, AXES)
 
-    return _on_mesh(part, mesh, model, batch)(model, params, batch)
+    data = jax.random.key_data(key)
+    return _on_mesh(part, mesh, model, batch)(model, params, batch, data)
 
 
 def _on_mesh(part: Callable, mesh: Mesh, model: NeuralGCM, batch: Batch) -> Callable:
-    """`part(model, params, batch)` on every device, with parameters whole."""
+    """`part(model, params, batch, key)` on every device, with parameters whole."""
     layouts = (
         model.layout(),
         P(),
         jax.tree.map(lambda x: batch_layout(x.ndim), batch),
+        P(),
     )
     return jax.shard_map(part, mesh=mesh, in_specs=layouts, out_specs=P())
 
@@ -159,15 +180,18 @@ def make_train_step(
     ema_decay: float,
     mesh: Mesh,
     shardings: TrainState,
+    seed: int = 0,
 ) -> Callable[[NeuralGCM, TrainState, Batch], tuple[TrainState, Metrics]]:
     """The jitted step (model, state, batch) -> (state, metrics); `state` is donated.
 
-    `shardings` says where the state lies, before and after.
+    `shardings` says where the state lies, before and after. `seed` is of all that is
+    random; every step has its own numbers.
     """
 
     def train_step(model, state, batch):
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
         (value, parts), gradient = loss_and_gradient(
-            model, state.params, weights, batch, hours, mesh
+            model, state.params, weights, batch, hours, mesh, key
         )
         gradient = jax.lax.with_sharding_constraint(gradient, shardings.params)
         updates, optimizer_state = optimizer.update(
@@ -190,12 +214,13 @@ def make_train_step(
 
 
 def make_eval_step(
-    weights: LossWeights, hours: int, mesh: Mesh
+    weights: LossWeights, hours: int, mesh: Mesh, seed: int = 0
 ) -> Callable[[NeuralGCM, Params, Batch], Metrics]:
     """The jitted evaluation (model, params, batch) -> metrics."""
 
     def eval_step(model, params, batch):
-        loss, parts = mean_loss(model, params, weights, batch, hours, mesh)
+        key = jax.random.fold_in(jax.random.key(seed), -1)
+        loss, parts = mean_loss(model, params, weights, batch, hours, mesh, key)
         return {"loss": loss, **parts}
 
     return jax.jit(eval_step)

@@ -4,6 +4,11 @@ A physics is any callable `physics(columns, surroundings) -> Tendencies`. It act
 whole columns at the points of the physics grid; the learned networks and the
 idealised physics of the sample planet have this one interface. Split over the mesh, a
 device has the columns of its own latitude pairs and longitudes.
+
+Horizontal derivatives are taken in spectral space and are those of a field's gradient
+and Laplacian on the unit sphere, with 1 / cos(latitude) where it belongs. Those of u
+and v are of the components as if they were scalars, u_dlon = d(u cos) / cos^2 and so
+on, as in Kochkov et al. (2024): features, and no part of a vector calculus.
 """
 
 import dataclasses
@@ -15,6 +20,7 @@ import jax.numpy as jnp
 from model import partitioning
 from model.dynamics.state import State
 from model.sphere.harmonics import SphericalHarmonics
+from model.vertical.layers import on_layers
 
 
 @jax.tree_util.register_dataclass
@@ -24,6 +30,11 @@ class Columns:
 
     All [level, 2, latitude, longitude] but `log_surface_pressure`, which is
     [2, latitude, longitude].
+
+    Attributes:
+      more: what learned networks look at beside, by name: derivatives (`u_dlon`,
+        `u_dlat`, `u_del2`, ...), the atmosphere of the step before (`memory_u`, ...),
+        and random fields (`noise`, [field, 2, latitude, longitude]).
     """
 
     u: jax.Array
@@ -33,6 +44,13 @@ class Columns:
     temperature: jax.Array
     log_surface_pressure: jax.Array
     tracers: dict[str, jax.Array]
+    more: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+
+    def by_name(self) -> dict[str, jax.Array]:
+        """All fields by name."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        tracers, more = fields.pop("tracers"), fields.pop("more")
+        return fields | tracers | more
 
 
 @jax.tree_util.register_dataclass
@@ -45,6 +63,8 @@ class Surroundings:
       sea_ice_cover: fraction, 0 to 1.
       land_sea_mask: fraction of land, 0 to 1.
       surface_geopotential: model units.
+      surface_slopes: derivatives of `surface_geopotential` by longitude and latitude,
+        and its Laplacian, [3, 2, latitude, longitude].
       solar_flux: at the top of the atmosphere, relative to its largest value.
       sin_latitude: where the columns are, [2, latitude, 1].
     """
@@ -53,6 +73,7 @@ class Surroundings:
     sea_ice_cover: jax.Array
     land_sea_mask: jax.Array
     surface_geopotential: jax.Array
+    surface_slopes: jax.Array
     solar_flux: jax.Array
     sin_latitude: jax.Array
 
@@ -72,34 +93,118 @@ Physics = Callable[[Columns, Surroundings], Tendencies]
 
 
 def to_columns(
-    harmonics: SphericalHarmonics, state: State, reference_temperature: jax.Array
+    harmonics: SphericalHarmonics,
+    state: State,
+    reference_temperature: jax.Array,
+    gradients: bool = False,
+    memory: State | None = None,
+    noise: jax.Array | None = None,
 ) -> Columns:
     """Spectral state -> whole columns on the grid of `harmonics`.
 
-    In one synthesis, and one exchange from levels to columns. `reference_temperature`
-    is that of the state's own levels, [level].
+    In one synthesis, and one exchange from levels to columns.
+
+    Args:
+      harmonics: of the columns' grid.
+      state: the atmosphere.
+      reference_temperature: of the state's own levels, K, [level].
+      gradients: with the derivatives of all fields.
+      memory: the atmosphere of the step before.
+      noise: spectral random fields, [field, 2, m, l].
     """
-    state = harmonics.gather(state)
-    cos_u, cos_v = harmonics.cos_wind(state.vorticity, state.divergence)
-    fields = [cos_u, cos_v, state.vorticity, state.divergence, state.temperature]
-    fields += [*state.tracers.values(), state.log_surface_pressure[None]]
-    nodal = harmonics.to_nodal(jnp.concatenate(fields))
-    *nodal, log_surface_pressure = partitioning.split_planes(nodal, fields)
-    cos_u, cos_v, vorticity, divergence, temperature, *tracers = nodal
-    sec = jnp.sqrt(harmonics.sec2_latitude)
-    temperature += reference_temperature[:, None, None, None]
-    fields = [cos_u * sec, cos_v * sec, vorticity, divergence, temperature, *tracers]
-    columns = partitioning.columns_from_levels(jnp.stack(fields))
-    u, v, vorticity, divergence, temperature, *tracers = jnp.unstack(columns)
-    return Columns(
-        u=u,
-        v=v,
-        vorticity=vorticity,
-        divergence=divergence,
-        temperature=temperature,
-        log_surface_pressure=partitioning.own_longitudes(log_surface_pressure[0]),
-        tracers=dict(zip(state.tracers, tracers, strict=True)),
+    state, memory, noise = harmonics.gather((state, memory, noise))
+    fields = _spectral_fields(harmonics, state)
+    if gradients:
+        fields |= _derivatives(harmonics, fields)
+    if memory is not None:
+        before = _spectral_fields(harmonics, memory)
+        fields |= {f"memory_{name}": x for name, x in before.items()}
+    if noise is not None:
+        fields["noise"] = noise
+    # Planes of the surface are equal on all devices along `level`.
+    of_surface = [n for n in fields if "surface" in n or n == "noise"]
+    of_layers = [n for n in fields if n not in of_surface]
+    planes = list(fields.values())
+    split = partitioning.split_planes(
+        harmonics.to_nodal(jnp.concatenate(planes)), planes
     )
+    nodal = dict(zip(fields, split, strict=True))
+    sec = jnp.sqrt(harmonics.sec2_latitude)
+    for name in nodal:
+        nodal[name] *= sec ** _secants(name)
+    for name in nodal.keys() & {"temperature", "memory_temperature"}:
+        nodal[name] += on_layers(reference_temperature, nodal[name])
+    whole = partitioning.columns_from_levels(jnp.stack([nodal[n] for n in of_layers]))
+    columns = dict(zip(of_layers, jnp.unstack(whole), strict=True))
+    for name in of_surface:
+        x = partitioning.own_longitudes(nodal[name])
+        columns[name] = x if name == "noise" else x[0]
+    known = [f.name for f in dataclasses.fields(Columns)]
+    return Columns(
+        **{name: columns.pop(name) for name in known if name in columns},
+        tracers={name: columns.pop(name) for name in state.tracers},
+        more=columns,
+    )
+
+
+def _spectral_fields(
+    harmonics: SphericalHarmonics, state: State
+) -> dict[str, jax.Array]:
+    """Fields by name, [level or 1, 2, m, l]; the wind times cos(latitude)."""
+    u, v = map(harmonics.clip, harmonics.cos_wind(state.vorticity, state.divergence))
+    return {
+        "u": u,
+        "v": v,
+        "vorticity": state.vorticity,
+        "divergence": state.divergence,
+        "temperature": state.temperature,
+        **state.tracers,
+        "log_surface_pressure": state.log_surface_pressure[None],
+    }
+
+
+def _derivatives(
+    harmonics: SphericalHarmonics, fields: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """Derivatives of spectral fields by name; the first ones times cos(latitude)."""
+    derivatives = {}
+    for name, x in fields.items():
+        for suffix, y in zip(
+            ("dlon", "dlat", "del2"),
+            (*harmonics.cos_gradient(x), harmonics.laplacian(x)),
+            strict=True,
+        ):
+            # As published: what lies beyond the grid's waves is cut off a gradient,
+            # which would be wrong there, and left in the Laplacian.
+            is_gradient = suffix != "del2"
+            derivatives[f"{name}_{suffix}"] = harmonics.clip(y) if is_gradient else y
+    return derivatives
+
+
+def _secants(name: str) -> int:
+    """How many factors 1 / cos(latitude) a field of this name still needs."""
+    is_wind = name.removeprefix("memory_").split("_")[0] in ("u", "v")
+    return is_wind + name.endswith(("_dlon", "_dlat"))
+
+
+def with_derivatives(
+    harmonics: SphericalHarmonics, planes: jax.Array
+) -> dict[str, jax.Array]:
+    """Fields of whole columns, whatever they are, and their horizontal derivatives.
+
+    [plane, 2, latitude, longitude] -> by the ends of their names (``, `_dlon`, `_dlat`,
+    `_del2`), of the same shape. The fields themselves come back with the waves that the
+    derivatives are of.
+    """
+    modal = harmonics.gather(planes_to_spectral(harmonics, planes, clip=False))
+    spectral = {"": modal} | _derivatives(harmonics, {"": modal})
+    nodal = harmonics.to_nodal(jnp.stack(list(spectral.values())))
+    columns = partitioning.columns_from_levels(nodal)[:, : len(planes)]
+    sec = jnp.sqrt(harmonics.sec2_latitude)
+    return {
+        name: x * sec ** _secants(name)
+        for name, x in zip(spectral, columns, strict=True)
+    }
 
 
 def to_spectral(harmonics: SphericalHarmonics, tendencies: Tendencies) -> State:
@@ -159,7 +264,9 @@ def columns_to_spectral(
     return harmonics.scatter(jax.tree.map(harmonics.clip, spectral))
 
 
-def planes_to_spectral(harmonics: SphericalHarmonics, planes: jax.Array) -> jax.Array:
+def planes_to_spectral(
+    harmonics: SphericalHarmonics, planes: jax.Array, clip: bool = True
+) -> jax.Array:
     """Fields of whole columns, whatever they are, each to its spectral coefficients.
 
     [plane, 2, latitude, longitude] -> [own plane, 2, m, l]. Planes are spread over
@@ -167,5 +274,5 @@ def planes_to_spectral(harmonics: SphericalHarmonics, planes: jax.Array) -> jax.
     """
     missing = -len(planes) % partitioning.size(partitioning.LEVEL)
     planes = jnp.pad(planes, [(0, missing), (0, 0), (0, 0), (0, 0)])
-    modal = harmonics.to_modal(partitioning.levels_from_columns(planes))
+    modal = harmonics.to_modal(partitioning.levels_from_columns(planes), clip)
     return harmonics.scatter(modal)

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-from model.physics.towers import KERNEL, in_groups
-from model.precision import NETWORKS
+from model.physics.towers import KERNEL, Dtype, in_groups, products
 
 
 class VerticalConvolution(nnx.Module):
@@ -22,6 +21,7 @@ class VerticalConvolution(nnx.Module):
         channels: Sequence[int],
         width: int,
         rngs: nnx.Rngs,
+        dtype: Dtype = "float32",
     ) -> None:
         """
         Args:
@@ -29,14 +29,15 @@ class VerticalConvolution(nnx.Module):
           channels: of the layers between.
           width: of the window, levels.
           rngs: for the initial parameters.
+          dtype: of the products.
         """
         sizes = [inputs, *channels, outputs]
         self.layers = nnx.List(
             nnx.Conv(
                 *(before, after, (width,)),
                 kernel_init=KERNEL,
-                precision=NETWORKS,
                 rngs=rngs,
+                **products(dtype),
             )
             for before, after in zip(sizes, sizes[1:], strict=False)
         )

@@ -7,7 +7,8 @@ Every spectral coefficient is an autoregressive process of first order,
 
 stationary from the start, with mean 0 and variance 1 at every point: Palmer et al.
 (2009), ECMWF Technical Memorandum 598, appendix 8, as in Kochkov et al. (2024),
-Supplement. What is drawn depends on the key alone, not on the mesh.
+Supplement. Like theirs, the fields have the waves l = n + 1 too. What is drawn depends
+on the key alone, not on the mesh.
 """
 
 import dataclasses
@@ -96,7 +97,7 @@ class RandomFields:
         """
         dtype = harmonics.dtype
         l = jnp.asarray(harmonics.total_wavenumber, dtype)  # noqa: E741
-        exists = l <= harmonics.grid.truncation
+        exists = l <= harmonics.grid.truncation + 1
         shape = jnp.exp(-(self.length[:, None] ** 2) / 4 * l * (l + 1)) * exists
         variance = jnp.sum((2 * l + 1) * shape**2, axis=1, keepdims=True) / (4 * jnp.pi)
         return (shape / jnp.sqrt(variance))[:, None, None, :].astype(dtype)
@@ -108,10 +109,11 @@ class RandomFields:
         count = len(self.length)
         # Of all m on every device, and without padding: the same on every mesh.
         eta = jax.random.truncated_normal(
-            key, -CLIP, CLIP, (count, parts, n + 1, n + 1), harmonics.dtype
+            key, -CLIP, CLIP, (count, parts, n + 1, n + 2), harmonics.dtype
         )
-        padding = [(0, 0), (0, 0), (0, all_m - n - 1), (0, all_l - n - 1)]
-        eta = jnp.pad(eta, padding) * harmonics.mask
+        part, m, l = np.indices((parts, n + 1, n + 2))  # noqa: E741
+        eta = eta * ((l >= m) & ((part == 0) | (m > 0)))
+        eta = jnp.pad(eta, [(0, 0), (0, 0), (0, all_m - n - 1), (0, all_l - n - 2)])
         own = all_m // partitioning.size(LAT)
         start = partitioning.index(LAT) * own
         return jax.lax.dynamic_slice_in_dim(eta, start, own, axis=-2)

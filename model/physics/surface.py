@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.physics.towers import Tower
+from model.physics.towers import Dtype, Tower
 
 
 class Constant(nnx.Module):
@@ -28,7 +28,12 @@ class SurfaceEmbedding(nnx.Module):
     """
 
     def __init__(
-        self, outputs: int, width: int, constant: bool, rngs: nnx.Rngs
+        self,
+        outputs: int,
+        width: int,
+        constant: bool,
+        rngs: nnx.Rngs,
+        dtype: Dtype = "float32",
     ) -> None:
         """
         Args:
@@ -36,6 +41,7 @@ class SurfaceEmbedding(nnx.Module):
           width: of the towers.
           constant: land and ice are constants, and look at no air.
           rngs: for the initial parameters.
+          dtype: of the products.
         """
 
         def tower(inputs: int) -> Tower:
@@ -46,6 +52,7 @@ class SurfaceEmbedding(nnx.Module):
                 rngs=rngs,
                 decoder_layers=1,
                 quiet=False,
+                dtype=dtype,
             )
 
         self.sea = tower(1)

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +13,22 @@ from model.precision import NETWORKS
 KERNEL = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 # Outputs of an untrained tower are about a hundredth: it is almost silent.
 _QUIET_KERNEL = nnx.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal")
-# Left to itself, JAX rounds float32 products to bfloat16 on TPUs, to TF32 on GPUs.
-_linear = functools.partial(nnx.Linear, precision=NETWORKS)
+
+Dtype = Literal["float32", "bfloat16"]
+"""Of products. With bfloat16 their factors (and biases) are rounded to it; parameters,
+sums and what passes between layers stay in float32."""
 
 # Columns that go through a tower together, and groups of them one after another. Of
 # more, the TPU compiler makes programs so large that it takes minutes for each tower.
 GROUP = 1024
+
+
+def products(dtype: Dtype) -> dict[str, Any]:
+    """Arguments of a Flax layer that make its products as is wanted."""
+    if dtype == "bfloat16":
+        return {"dtype": jnp.bfloat16, "preferred_element_type": jnp.float32}
+    # Left to itself, JAX rounds float32 products to bfloat16 on TPUs, to TF32 on GPUs.
+    return {"precision": NETWORKS}
 
 
 class Mlp(nnx.Module):
@@ -29,6 +40,7 @@ class Mlp(nnx.Module):
         rngs: nnx.Rngs,
         use_bias: bool = True,
         last_kernel: nnx.Initializer = KERNEL,
+        dtype: Dtype = "float32",
     ) -> None:
         """
         Args:
@@ -36,10 +48,17 @@ class Mlp(nnx.Module):
           rngs: for the initial parameters.
           use_bias: whether layers add one.
           last_kernel: initializer of the last layer's.
+          dtype: of the products.
         """
         kernels = [KERNEL] * (len(sizes) - 2) + [last_kernel]
         self.linears = nnx.List(
-            _linear(before, after, use_bias=use_bias, kernel_init=kernel, rngs=rngs)
+            nnx.Linear(
+                *(before, after),
+                use_bias=use_bias,
+                kernel_init=kernel,
+                rngs=rngs,
+                **products(dtype),
+            )
             for before, after, kernel in zip(sizes, sizes[1:], kernels, strict=False)
         )
 
@@ -69,6 +88,7 @@ class Tower(nnx.Module):
         rngs: nnx.Rngs,
         decoder_layers: int = 0,
         quiet: bool = True,
+        dtype: Dtype = "float32",
     ) -> None:
         """
         Args:
@@ -79,16 +99,20 @@ class Tower(nnx.Module):
           rngs: for the initial parameters.
           decoder_layers: hidden layers of the decoding, which has no biases.
           quiet: begin with outputs of about a hundredth.
+          dtype: of the products.
         """
-        self.encode = _linear(inputs, width, kernel_init=KERNEL, rngs=rngs)
+        self.encode = nnx.Linear(
+            *(inputs, width), kernel_init=KERNEL, rngs=rngs, **products(dtype)
+        )
         self.blocks = _stacked(
-            [Mlp([width] * (layers + 2), rngs) for _ in range(blocks)]
+            [Mlp([width] * (layers + 2), rngs, dtype=dtype) for _ in range(blocks)]
         )
         self.decode = Mlp(
             [width] * (decoder_layers + 1) + [outputs],
             rngs,
             use_bias=False,
             last_kernel=_QUIET_KERNEL if quiet else KERNEL,
+            dtype=dtype,
         )
 
     def __call__(self, features: jax.Array) -> jax.Array:

@@ -236,6 +236,37 @@ class SphericalHarmonics:
             lambda x: partitioning.reduce_scatter(x, LAT, dimension=-2), modal
         )
 
+    def with_waves_of(
+        self, other: "SphericalHarmonics", modal: T, clip: bool = True
+    ) -> T:
+        """States of this grid's waves -> of another's; waves it lacks are dropped.
+
+        A tree of arrays [..., m, l], split over as many devices. Each device's own m
+        are exchanged unless they are the same. Without `clip` the other's row l = n + 1
+        is filled if this grid has such waves.
+        """
+        n = other.grid.truncation + (not clip)
+        l = min(self.grid.truncation, n) + 1  # noqa: E741
+        own, wanted = (
+            h.modal_shape[1] // partitioning.size(LAT) for h in (self, other)
+        )
+        if own != wanted and partitioning.size(LAT) > 1:
+            modal = partitioning.in_one(
+                lambda x: partitioning.all_gather(x, LAT, dimension=-2), modal
+            )
+
+        def convert(x: jax.Array) -> jax.Array:
+            m = wanted
+            if own != wanted:
+                m = other.modal_shape[1]
+                x = x[..., :m, :]
+            missing = [(0, m - x.shape[-2]), (0, other.modal_shape[2] - l)]
+            x = jnp.pad(x[..., :l], [(0, 0)] * (x.ndim - 2) + missing)
+            start = partitioning.index(LAT) * wanted if m != wanted else 0
+            return jax.lax.dynamic_slice_in_dim(x, start, wanted, axis=-2)
+
+        return jax.tree.map(convert, modal)
+
     # ---- transforms
 
     def to_nodal(self, modal: jax.Array) -> jax.Array:

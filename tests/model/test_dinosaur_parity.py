@@ -13,7 +13,7 @@ from model.dynamics.integrators import imex_step
 from model.dynamics.primitive_equations import PrimitiveEquations
 from model.dynamics.state import State
 from model.neural_gcm import NeuralGCM
-from model.spec import LEVEL_VARIABLES, SURFACE_VARIABLES, ModelSpec
+from model.spec import LEVEL_VARIABLES, SURFACE_VARIABLES, ModelSpec, NetworkSpec
 from model.sphere.grids import fold, parse_grid
 from model.sphere.harmonics import SphericalHarmonics
 from model.vertical.sigma import SigmaLevels
@@ -96,9 +96,7 @@ def real_analysis(grid_name, layers, real_store):
         filters=(),
         fixers=(),
         geopotential_interpolation="sigma",
-        width=8,
-        blocks=1,
-        layers=1,
+        networks=NetworkSpec(width=8, blocks=1, layers=1),
     )
     model = NeuralGCM.create(
         spec,
@@ -109,8 +107,10 @@ def real_analysis(grid_name, layers, real_store):
     names = (*LEVEL_VARIABLES, *SURFACE_VARIABLES)
     frame = {n: jnp.asarray(fold(real_store.read(n, np.array([0]))[0])) for n in names}
     frame = jax.tree.map(lambda x: x.astype(jnp.float64), frame)
-    state = model.encode(frame, jax_datetime.to_datetime(real_store.times[0]), None)
+    time = jax_datetime.to_datetime(real_store.times[0])
+    state = model.encode(frame, time, None).atmosphere
     ours = model.equations
+    state = model.harmonics.with_waves_of(ours.harmonics, state)
     theirs = judges.dinosaur_equations(
         spec.dycore_grid, layers, ours.reference_temperature, ours.orography, moist=True
     )

@@ -11,8 +11,16 @@ import pytest
 from flax import nnx
 
 from model import units
-from model.neural_gcm import Networks, NeuralGCM
-from model.spec import LEVEL_VARIABLES, SURFACE_VARIABLES, TRACERS, Filter, ModelSpec
+from model.networks import Networks
+from model.neural_gcm import NeuralGCM
+from model.spec import (
+    LEVEL_VARIABLES,
+    SURFACE_VARIABLES,
+    TRACERS,
+    Filter,
+    ModelSpec,
+    NetworkSpec,
+)
 from model.sphere.grids import fold, parse_grid, unfold
 from model.vertical.sigma import SigmaLevels
 from train import build
@@ -47,9 +55,10 @@ def test_untrained_networks_are_almost_silent(tiny, tiny_store):
     state = model.encode(frame, time, None)
     surroundings = model.surroundings(frame, time)
     silent = model.advance(state, surroundings, None)
-    learned = model.advance(state, surroundings, model.learned_physics(networks))
+    learned = model.advance(state, surroundings, networks)
     hours = spec.step_minutes / 60
-    change = np.abs(model.columns(learned).u - model.columns(silent).u) / units.VELOCITY
+    learned, silent = (model.columns(x.atmosphere).u for x in (learned, silent))
+    change = np.abs(learned - silent) / units.VELOCITY
     day = model.scales.column_change["u"].max() / units.VELOCITY
     assert 0 < np.sqrt(np.mean(change**2)) < 0.5 * day * hours / 24
 
@@ -90,13 +99,16 @@ def test_loss_gradient_agrees_with_finite_differences(tiny, tiny_store, tiny_con
     )
 
 
-def test_state_lives_on_the_cores_waves(tiny, tiny_store):
+def test_states_have_the_datas_waves_and_steps_those_of_the_core(tiny, tiny_store):
     model, spec = tiny
-    state = model.encode(*first_frame(tiny_store, np.float64), None)
+    frame, time = first_frame(tiny_store, np.float64)
+    state = model.encode(frame, time, None)
+    assert state.atmosphere.temperature.shape[1:] == model.harmonics.modal_shape
+    assert np.any(state.atmosphere.temperature[..., spec.grid.truncation] != 0)
+    after = model.advance(state, model.surroundings(frame, time), None).atmosphere
     beyond = spec.dycore_grid.truncation + 1
-    assert state.temperature.shape[1:] == model.equations.harmonics.modal_shape
-    assert np.all(state.temperature[..., beyond:] == 0)
-    assert np.any(state.temperature[..., beyond - 1] != 0)
+    assert np.all(after.temperature[..., beyond:] == 0)
+    assert np.any(after.temperature[..., beyond - 1] != 0)
 
 
 # Interpolation alone, real ERA5 analysis, 32 layers: root mean square errors of
@@ -123,9 +135,7 @@ def real(real_store):
         filters=(Filter(tau_minutes=120.0, order=3),),
         fixers=(),
         geopotential_interpolation="log_sigma",
-        width=8,
-        blocks=1,
-        layers=1,
+        networks=NetworkSpec(width=8, blocks=1, layers=1),
     )
     return build.build_model(spec, real_store)
 
@@ -154,7 +164,7 @@ def test_core_runs_ten_days_from_the_real_analysis(real, real_store, tmp_path):
 
     @jax.jit
     def extremes(model, state):
-        columns = model.columns(state)
+        columns = model.columns(state.atmosphere)
         return dict(
             wind=jnp.sqrt(columns.u**2 + columns.v**2).max() / units.VELOCITY,
             lowest_pressure=jnp.exp(columns.log_surface_pressure).min() * 1000,
@@ -165,7 +175,7 @@ def test_core_runs_ten_days_from_the_real_analysis(real, real_store, tmp_path):
         )
 
     history = [extremes(real, state)]
-    pictures = {"start": real.columns(state)}
+    pictures = {"start": real.columns(state.atmosphere)}
     for quarter in range(1, 41):
         state = run(real, state, frame, time)
         history.append(extremes(real, state))
@@ -175,7 +185,7 @@ def test_core_runs_ten_days_from_the_real_analysis(real, real_store, tmp_path):
         assert x["wind"] < 130
         assert x["lowest_pressure"] > 450 and x["highest_pressure"] < 1090
         assert x["coldest"] > 160 and x["warmest"] < 330
-    pictures["after ten days"] = real.columns(state)
+    pictures["after ten days"] = real.columns(state.atmosphere)
     folder = pathlib.Path(os.environ.get("PODGCM_PICTURES", tmp_path))
     draw_ten_days(history, pictures, real.spec.grid, folder / "real_ten_days.png")
 

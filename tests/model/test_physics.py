@@ -37,7 +37,10 @@ def columns(**changes) -> Columns:
 def surroundings(land: float, ice: float = 0.0) -> Surroundings:
     one, sin = jnp.ones(POINTS), jnp.asarray(SIN)
     profile = idealised.surface_profile(sin) * one
-    return Surroundings(profile, ice * one, land * one, 0 * one, 0.25 * one, sin)
+    slopes = jnp.zeros((3, *POINTS))
+    return Surroundings(
+        profile, ice * one, land * one, 0 * one, slopes, 0.25 * one, sin
+    )
 
 
 def run(columns, surroundings):

@@ -10,14 +10,16 @@ from flax import nnx
 from model.dynamics import baroclinic_wave
 from model.dynamics.integrators import imex_step
 from model.dynamics.primitive_equations import PrimitiveEquations
-from model.neural_gcm import Networks, NeuralGCM
+from model.networks import Networks
+from model.neural_gcm import NeuralGCM
 from model.precision import einsum, transform_precision
+from model.scales import abstract_scales
 from model.spec import LEVEL_VARIABLES, SURFACE_VARIABLES
 from model.sphere.grids import fold, parse_grid
 from model.sphere.harmonics import SphericalHarmonics
 from model.vertical.sigma import SigmaLevels
 from train import build
-from train.calibration import abstract_scales, with_scales
+from train.calibration import with_scales
 from train.losses import rollout_loss
 from train.step import merge_networks, split_networks
 
