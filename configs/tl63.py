@@ -1,17 +1,30 @@
-"""A model of the size of the paper's one of 2.8 degrees, on 16 chips of a TPU v5e.
+"""The paper's model of 2.8 degrees, on 16 chips of a TPU v5e.
 
   podgcm plan --config=configs/tl63.py --topology=v5e:4x4
 
-Grids, layers, levels, time steps and filters are those of Kochkov et al. (2024),
-arXiv:2311.07222; the core's grid has two points more along each meridian and parallel,
-so that latitudes come in mirror pairs. The networks have the paper's width and depth,
-but fewer inputs, and no surface embedding, memory or features per place: they are not
-its architecture yet. No run of this configuration has been made.
+Architecture, grids, layers, levels, time steps and filters are those of Kochkov et al.
+(2024), arXiv:2311.07222 (14,518,180 parameters); the core's grid has two points more
+along each meridian and parallel, so that latitudes come in mirror pairs. The paper
+trained it on 16 chips of a TPU v4, in about a day. Scales of the networks' inputs and
+outputs are the data's own (train/calibration.py). What a step costs by the TPU
+compiler is in BUILD.md, "The paper's configurations"; no run has been made.
 """
 
 from ml_collections import ConfigDict
 
 from configs import base
+from model import units
+
+# K, of the paper's layers from the top.
+REFERENCE_TEMPERATURE = (
+    *(223.58614815, 211.47405876, 205.87815406, 206.40755302, 210.43452345),
+    *(214.5683887, 218.75303863, 223.23145107, 227.9710687, 232.85381503),
+    *(237.53588735, 242.05068293, 246.29986585, 250.14294113, 253.74839535),
+    *(256.98024283, 259.94441031, 262.7041158, 265.21752838, 267.62333985),
+    *(269.94462121, 272.10056439, 274.12518288, 275.99833711, 277.72759392),
+    *(279.3292128, 280.79178708, 282.13507065, 283.41832023, 284.7682506),
+    *(286.33945487, 288.06707666),
+)
 
 
 def get_config() -> ConfigDict:
@@ -27,9 +40,24 @@ def get_config() -> ConfigDict:
     config.model.substeps = 5
     # The paper's 120 and 4 minutes, which act once for every step of the core.
     config.model.filters = ((120 / 5, 3, 0.0), (4 / 5, 10, 0.4))
+    config.model.tendency_filters = ((4.0, 10, 0.4),)
+    config.model.encoder_filters = (("all", 5.0, 15, 0.0),)
+    config.model.reference_temperature = REFERENCE_TEMPERATURE
     config.model.width = 384
     config.model.blocks = 5
     config.model.hidden_layers = 3
+    config.model.encoder_gradients = True
+    config.model.physics_gradients = True
+    config.model.decoder_gradients = True
+    config.model.decoder_fields = (
+        *("u", "v", "vorticity", "divergence", "temperature", "specific_humidity"),
+    )
+    config.model.convolution = (64, 64, 64, 64, 32)
+    config.model.surface = "air"
+    config.model.positional = 8
+    config.model.memory = True
+    config.model.learned_orography = ("encoder", "core")
+    config.model.orography_scale = 1e-5 * units.GRAVITY
     config.mesh.data = 16
     config.optimizer.learning_rate = 2e-3
     config.optimizer.warmup_steps = 2000

@@ -62,8 +62,18 @@ def _run_preprocess(args: argparse.Namespace) -> None:
 
 
 def _inspect(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", help="store of `podgcm preprocess`, or a run's folder")
+    parser.add_argument(
+        "path", nargs="?", help="store of `podgcm preprocess`, or a run's folder"
+    )
     parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument(
+        "--config", help="such as configs/tl63.py: what is in it, with --parameters"
+    )
+    parser.add_argument(
+        "--parameters",
+        action="store_true",
+        help="how many parameters the networks of --config have, by part",
+    )
     parser.add_argument(
         "--deep",
         action="store_true",
@@ -80,6 +90,10 @@ def _inspect(parser: argparse.ArgumentParser) -> None:
 def _run_inspect(args: argparse.Namespace) -> int:
     from train.folder import open_path
 
+    if args.config or args.parameters:
+        return _run_inspect_parameters(args)
+    if args.path is None:
+        raise UserError("name a store or a run, or give --config and --parameters")
     if (open_path(args.path) / "config.json").exists():
         from train.inspect import describe, format_description
 
@@ -102,6 +116,34 @@ def _run_inspect(args: argparse.Namespace) -> int:
     if args.plot:
         draw(args.path, args.plot)
     return 0 if description["whole"] else 1
+
+
+def _run_inspect_parameters(args: argparse.Namespace) -> int:
+    if not (args.config and args.parameters) or args.path or args.deep or args.plot:
+        raise UserError("give --config=configs/NAME.py with --parameters, and no store")
+    from launch.parameters import count, format_count
+    from train.config import load_config
+
+    counted = count(load_config(args.config, args.overrides))
+    print(json.dumps(counted) if args.json else format_count(counted))
+    return 0
+
+
+def _import_neuralgcm(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", help="a published model, CHECKPOINT.pkl")
+    parser.add_argument("--output", required=True, help="run folder to make")
+    parser.epilog = (
+        "The folder can be forecast from (podgcm forecast --workdir=DIR --store=STORE) "
+        "and trained from (podgcm train --config=DIR/config.json "
+        "--config.init_from=DIR --workdir=RUN). The pickle is read as arrays and "
+        "containers only; whatever else it asks for is refused."
+    )
+
+
+def _run_import_neuralgcm(args: argparse.Namespace) -> None:
+    from launch.published.importer import import_neuralgcm
+
+    import_neuralgcm(args.checkpoint, args.output)
 
 
 def _train(parser: argparse.ArgumentParser) -> None:
@@ -354,6 +396,11 @@ COMMANDS = {
     ),
     "inspect": ("what is in a store or a run, and is it whole", _inspect, _run_inspect),
     "train": ("train a model, or go on with it", _train, _run_train),
+    "import-neuralgcm": (
+        "make a run's folder of a published NeuralGCM checkpoint",
+        _import_neuralgcm,
+        _run_import_neuralgcm,
+    ),
     "forecast": ("forecast with a trained model", _forecast, _run_forecast),
     "plan": (
         "what a training step would cost on a TPU slice that is not there",
@@ -390,8 +437,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_args(
         [*(a for a in own if not a.startswith("--config.")), *rest]
     )
-    if overrides and args.command not in ("train", "plan", "doctor"):
-        parser.error("--config.* flags are for `podgcm train`, `plan` and `doctor`")
+    if overrides and args.command not in ("train", "plan", "doctor", "inspect"):
+        parser.error(
+            "--config.* flags are for `podgcm train`, `plan`, `doctor` and `inspect`"
+        )
     args.overrides = overrides
     return args
 

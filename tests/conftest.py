@@ -92,6 +92,30 @@ def make_tiny_config(tiny_store):
     return make
 
 
+@pytest.fixture(scope="session")
+def make_whole_config(make_tiny_config):
+    """The same, with all that the paper's models have: memory, noise and the rest."""
+
+    def make():
+        config = make_tiny_config()
+        model = config.model
+        model.encoder_gradients = model.physics_gradients = True
+        model.decoder_gradients = model.memory = True
+        model.decoder_fields = ("u", "v", "temperature", "log_surface_pressure")
+        model.convolution = (3, 2)
+        model.convolution_window = 3
+        model.surface = "air"
+        model.surface_features = 2
+        model.positional = 2
+        model.noise = ((2000.0, 6.0), (500.0, 3.0))
+        model.learned_orography = ("encoder", "core", "decoder")
+        model.tendency_filters = ((60.0, 3, 0.2),)
+        model.encoder_filters = (("temperature", 3.0, 2, 0.4), ("all", 1.0, 8, 0.0))
+        return config
+
+    return make
+
+
 @pytest.fixture
 def tiny_config(make_tiny_config):
     return make_tiny_config()

@@ -82,13 +82,15 @@ def begin(experiment: Experiment, folder: RunFolder, ledger: Ledger) -> Beginnin
         loader.state = saved.record["delivered"]
     else:
         state = jax.jit(fresh, out_shardings=shardings)()
+        scales = _calibrated(experiment, model)
         if config.init_from:
             first = _first_weights(config.init_from, shapes, spec)
             params, ema = (place(first.state["ema"], shardings.params) for _ in "12")
             state = dataclasses.replace(state, params=params, ema=ema)
-            scales = first.scales
-        else:
-            scales = _calibrated(experiment, model)
+            # Errors are still measured in changes of this run's own data.
+            scales = dataclasses.replace(
+                scales, inputs=first.scales.inputs, outputs=first.scales.outputs
+            )
     model = with_scales(model, scales)
     layout = tree_shardings(mesh, model.layout())
     beginning = Beginning(

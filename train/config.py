@@ -12,6 +12,9 @@ from ml_collections import ConfigDict
 
 from pipeline.errors import UserError
 
+# What a run's `config.json` says beside its configuration.
+NO_CONFIGURATION = {"data_fingerprint", "imported_from"}
+
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """The configuration of a Python file with `get_config()`, or of a JSON file.
@@ -28,7 +31,10 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     if not file.is_file():
         raise UserError(f"there is no configuration file {path}")
     if file.suffix == ".json":
-        config = ConfigDict(json.loads(file.read_text()))
+        content = json.loads(file.read_text())
+        for name in NO_CONFIGURATION & content.keys():
+            del content[name]
+        config = ConfigDict(_tuples(content))
     else:
         spec = importlib.util.spec_from_file_location(file.stem, file)
         module = importlib.util.module_from_spec(spec)
@@ -42,6 +48,15 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
             raise UserError(f"--{override} has no value: write --{override}=VALUE")
         _set(config, key, text)
     return config.lock()
+
+
+def _tuples(value: Any) -> Any:
+    """Lists of JSON as the tuples that they were."""
+    if isinstance(value, list):
+        return tuple(_tuples(x) for x in value)
+    if isinstance(value, dict):
+        return {name: _tuples(x) for name, x in value.items()}
+    return value
 
 
 def _set(config: ConfigDict, key: str, text: str) -> None:

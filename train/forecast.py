@@ -156,6 +156,8 @@ def forecast(
     if lead_hours < 0 or lead_hours % HOURS:
         raise UserError(f"--lead={lead_hours} is not a multiple of {HOURS} hours")
     config = load_run(workdir)
+    if not (store_path or config.data.store):
+        raise UserError(f"{workdir} was imported, without data: give --store=STORE")
     store = open_store(store_path or config.data.store)
     check_store(store)
     if physics == "oracle" and "podgcm sample" not in str(store.attrs):

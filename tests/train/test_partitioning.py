@@ -14,7 +14,7 @@ from train.mesh import MeshShape, make_mesh, state_shardings, tree_shardings
 from train.step import initial_state, make_train_step
 
 HOURS = 6
-SAMPLES = 8
+SAMPLES, MEMBERS = 4, 2
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4}
 # With plain gradient descent the new parameters tell the gradient to every digit; Adam
 # would blow up what is left of gradients that vanish.
@@ -22,12 +22,13 @@ OPTIMIZER = optax.sgd(1e-2, momentum=0.9)
 
 
 @pytest.fixture(scope="module")
-def on_mesh(tiny_store, make_tiny_config):
+def on_mesh(tiny_store, make_whole_config):
     """A function (mesh, precision, rules) -> state and metrics after a step.
 
-    And the compiled step. Eight rollouts of 12 hours.
+    And the compiled step. Rollouts of 12 hours, with everything that a model may have:
+    four samples, each with two members.
     """
-    config = make_tiny_config()
+    config = make_whole_config()
     config.model.step_minutes = 180
     config.model.substeps = 2
     spec = build.build_spec(config, tiny_store.grid, tiny_store.levels)
@@ -36,6 +37,7 @@ def on_mesh(tiny_store, make_tiny_config):
     windows = Windows(tiny_store, 0, last, frames=3, hours=HOURS)
     weights = build.build_loss_weights(config)
     initial = initial_state(spec, OPTIMIZER, seed=0)
+    initial.params = jax.tree.map(not_zero, initial.params)
 
     def compute(shape: MeshShape, dtype: str, rules=()):
         model = NeuralGCM.create(
@@ -51,7 +53,7 @@ def on_mesh(tiny_store, make_tiny_config):
             initial,
         )
         mesh = make_mesh(shape)
-        reader = BatchReader(windows, mesh, SAMPLES)
+        reader = BatchReader(windows, mesh, SAMPLES, MEMBERS)
         batch = reader.to_devices(reader.read(np.arange(SAMPLES)))
         batch["frames"] = jax.tree.map(lambda x: x.astype(dtype), batch["frames"])
 
@@ -76,6 +78,12 @@ def on_one_device(on_mesh):
         return known[dtype]
 
     return compute
+
+
+def not_zero(x):
+    """Parameters that begin at 0 would hide what is done with them."""
+    noise = np.random.default_rng(x.size).standard_normal(x.shape)
+    return jnp.where(jnp.any(x != 0), x, 0.1 * noise).astype(x.dtype)
 
 
 def assert_same(found, expected, tolerance, what):

@@ -1,0 +1,108 @@
+"""Runs that start from another's weights; modules with rates of their own."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from launch.cli import main
+from pipeline.errors import UserError
+from train import build, checkpoint
+from train.config import load_config, to_json
+from train.forecast import restore_model
+from train.step import initial_state
+
+
+def train(config, folder, name):
+    file = folder / f"{name}.json"
+    file.write_text(json.dumps(to_json(config)))
+    with pytest.raises(SystemExit) as end:
+        main(["train", f"--config={file}", f"--workdir={folder / name}"])
+    return end.value.code or 0
+
+
+def saved(workdir, config, store):
+    spec = build.build_spec(config, store.grid, store.levels)
+    model, params = restore_model(str(workdir), config, store)
+    assert model.spec == spec
+    return model.scales, jax.device_get(params)
+
+
+def test_a_run_starts_from_another_and_leaves_frozen_modules_alone(
+    tmp_path, make_whole_config, tiny_store
+):
+    first = make_whole_config()
+    first.model.step_minutes, first.data.frames = 360, 2
+    first.optimizer.ema_decay = 0.0
+    first.train.steps = first.train.checkpoint_every = first.train.eval_every = 1
+    with jax.enable_x64(False):
+        assert train(first, tmp_path, "first") == 0
+        later = make_whole_config()
+        later.update(first)
+        later.seed = 7  # other random weights, if there were any
+        later.data.train_times = "2001-01-02/2001-01-04"
+        later.init_from = str(tmp_path / "first")
+        later.optimizer.rates = (("^(encoder|positional)", 0.0), ("^decoder", 0.1))
+        assert train(later, tmp_path, "later") == 0
+    scales, before = saved(tmp_path / "first", first, tiny_store)
+    their_scales, after = saved(tmp_path / "later", later, tiny_store)
+    for name in ("inputs", "outputs"):
+        pairs = zip(
+            jax.tree.leaves(getattr(scales, name)),
+            jax.tree.leaves(getattr(their_scales, name)),
+            strict=True,
+        )
+        assert all(np.array_equal(x, y) for x, y in pairs)
+    # Errors are measured in changes of the new data.
+    changes = (s.data_change["temperature"] for s in (scales, their_scales))
+    assert np.array_equal(*changes)  # the store's own statistics
+    columns = (s.column_change["temperature"] for s in (scales, their_scales))
+    assert not np.array_equal(*columns)
+
+    def moved(name):
+        differences = jax.tree.map(
+            lambda x, y: float(np.abs(x - y).max()), before[name], after[name]
+        )
+        return jax.tree.leaves(differences)
+
+    assert max(moved("encoder")) == max(moved("positional")) == 0
+    assert min(moved("physics")) > 0
+    # Adam's first step moves a parameter by the rate, whatever its gradient.
+    assert max(moved("decoder")) == pytest.approx(0.1 * max(moved("physics")), rel=0.2)
+
+
+def test_weights_of_another_model_are_told(tmp_path, tiny_config, capsys):
+    tiny_config.model.step_minutes, tiny_config.data.frames = 360, 2
+    tiny_config.train.steps = 1
+    tiny_config.init_from = str(tmp_path / "nothing")
+    with jax.enable_x64(False):
+        assert train(tiny_config, tmp_path, "run") == 2
+    assert "has no checkpoint" in capsys.readouterr().err
+
+
+def test_rates_are_read_and_must_match_something(tiny_store, tiny_config):
+    spec = build.build_spec(tiny_config, tiny_store.grid, tiny_store.levels)
+    for rates, message in [
+        ((("(", 0.5),), "no .regular expression, factor"),
+        ((("encoder", -1.0),), "no .regular expression, factor"),
+        ((("^surface", 0.5),), "nothing is named like '.surface'"),
+    ]:
+        tiny_config.optimizer.rates = rates
+        with pytest.raises(UserError, match=message):
+            optimizer = build.build_optimizer(tiny_config)
+            shapes = jax.eval_shape(lambda o=optimizer: initial_state(spec, o, 0))
+            build.check_rates(tiny_config, shapes.params)
+
+
+def test_a_runs_own_configuration_is_one(tmp_path, tiny_config):
+    """What `config.json` says beside it is left out, and tuples are tuples again."""
+    file = tmp_path / "config.json"
+    tiny_config.model.noise = ((100.0, 1.0),)
+    content = {**to_json(tiny_config), "data_fingerprint": "x"}
+    file.write_text(json.dumps(content))
+    config = load_config(str(file), ["optimizer.rates=[['^encoder', 0.0]]"])
+    assert config.model.noise == ((100.0, 1.0),)
+    assert config.optimizer.rates == (("^encoder", 0.0),)
+    assert "data_fingerprint" not in config
+    assert checkpoint.steps(tmp_path) == []
