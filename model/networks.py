@@ -26,7 +26,7 @@ class Orography(nnx.Module):
     """
 
     def __init__(self, grid: GaussianGrid) -> None:
-        self.coefficients = nnx.Param(jnp.zeros(len(waves(grid))))
+        self.coefficients = nnx.Param(jnp.zeros(len(waves(grid)), jnp.float32))
 
     def __call__(self, harmonics: SphericalHarmonics) -> jax.Array:
         """Spectral [2, own m, l] on the grid of the correction."""
@@ -107,7 +107,7 @@ class Networks(nnx.Module):
         if n.positional:
             for name in (*encoders, "physics", "decoder"):
                 shape = (n.positional, 2, latitudes // 2, longitudes)
-                self.positional[name] = nnx.Param(jnp.zeros(shape))
+                self.positional[name] = nnx.Param(jnp.zeros(shape, jnp.float32))
         places = [p for p in ("core", "decoder") if p in n.learned_orography]
         if "encoder" in n.learned_orography:
             places += encoders

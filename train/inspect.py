@@ -26,6 +26,7 @@ def describe(workdir: str) -> dict[str, Any]:
         "workdir": str(folder),
         "data": config["data"]["store"],
         "data_fingerprint": config["data_fingerprint"],
+        "imported_from": config.get("imported_from"),
         "mesh": config["mesh"],
         "steps": config["train"]["steps"],
         "checkpoints": steps,
@@ -35,7 +36,8 @@ def describe(workdir: str) -> dict[str, Any]:
         if damaged.exists()
         else [],
         "goodput": ledger.summarize(ledger.attempts(folder)),
-        "whole": bool(steps) and steps[-1] >= config["train"]["steps"],
+        "whole": bool(steps)
+        and ("imported_from" in config or steps[-1] >= config["train"]["steps"]),
     }
 
 
@@ -45,7 +47,9 @@ def format_description(description: dict[str, Any]) -> str:
     mesh = ", ".join(f"{axis}={size}" for axis, size in d["mesh"].items())
     lines = [
         f"run          {d['workdir']}",
-        f"data         {d['data']} ({d['data_fingerprint'][:12]})",
+        f"imported     from {d['imported_from']}"
+        if d["imported_from"]
+        else f"data         {d['data']} ({d['data_fingerprint'][:12]})",
         f"mesh         {mesh}",
         f"checkpoints  {', '.join(map(str, d['checkpoints'])) or 'none yet'}"
         f" (training ends at {d['steps']})",
@@ -57,5 +61,10 @@ def format_description(description: dict[str, Any]) -> str:
         lines.append(f"damaged      {', '.join(d['damaged'])} (set aside in damaged/)")
     if d["goodput"]["attempts"]:
         lines.append(ledger.format_summary(d["goodput"]))
-    lines.append("whole" if d["whole"] else "not finished: run the same command again")
+    if d["imported_from"]:
+        lines.append("weights to forecast or train from")
+    else:
+        lines.append(
+            "whole" if d["whole"] else "not finished: run the same command again"
+        )
     return "\n".join(lines)

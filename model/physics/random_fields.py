@@ -43,8 +43,8 @@ class Correlations(nnx.Module):
           lengths_km: initial correlation lengths, km.
           times_hours: initial correlation times, h; as many.
         """
-        self.lengths = nnx.Param(jnp.zeros(len(lengths_km)))
-        self.times = nnx.Param(jnp.zeros(len(times_hours)))
+        self.lengths = nnx.Param(jnp.zeros(len(lengths_km), jnp.float32))
+        self.times = nnx.Param(jnp.zeros(len(times_hours), jnp.float32))
         self._lengths_km, self._times_hours = tuple(lengths_km), tuple(times_hours)
 
     def __call__(self) -> "RandomFields":

@@ -11,7 +11,7 @@ class Constant(nnx.Module):
     """The same trained features for every column."""
 
     def __init__(self, outputs: int) -> None:
-        self.value = nnx.Param(jnp.zeros(outputs))
+        self.value = nnx.Param(jnp.zeros(outputs, jnp.float32))
 
     def __call__(self, features: jax.Array) -> jax.Array:
         """[feature, ...] -> [output, ...]."""

@@ -191,3 +191,25 @@ def test_from_training_to_scores(config_file, tiny_store, tmp_path, told, capsys
     assert "holds no run" in told(
         "forecast", "--workdir=/nowhere", "--init=2001-01-03", "--output=x"
     )
+
+
+def test_published_weights_become_a_run(tmp_path, told, capsys):
+    neuralgcm = pytest.importorskip("neuralgcm", reason="needs the extra `judges`")
+    folder = pathlib.Path(neuralgcm.__file__).parent / "data"
+    output = tmp_path / "mini"
+    command = ["import-neuralgcm", folder / "tl63_stochastic_mini.pkl"]
+    command.append(f"--output={output}")
+    assert run(*command) == 0
+    assert "191,174 parameters in 111 arrays" in capsys.readouterr().out
+    assert "exists" in told(*command)
+    assert run("inspect", output) == 0
+    assert "imported     from" in capsys.readouterr().out
+    init = ["forecast", f"--workdir={output}", f"--output={tmp_path / 'x'}"]
+    assert "give --store" in told(*init, "--init=2001-01-03")
+
+    other = tmp_path / "other"
+    program = tmp_path / "program.pkl"
+    program.write_bytes(f"cposix\nsystem\n(S'touch {other}'\ntR.".encode())
+    line = told("import-neuralgcm", program, f"--output={tmp_path / 'y'}")
+    assert "posix.system" in line and "nothing of it was run" in line
+    assert not other.exists() and not (tmp_path / "y").exists()

@@ -80,32 +80,37 @@ def test_a_step_has_one_precision_throughout(dtype):
 def test_every_product_of_a_training_step_states_its_precision(tiny_store, tiny_config):
     """On TPUs and GPUs an unstated one would be rounded; three passes: transforms."""
     spec = build.build_spec(tiny_config, tiny_store.grid, tiny_store.levels)
+    program, _ = gradient_program(spec, tiny_store, tiny_config)
+    found = {str(e.params["precision"]) for e in products(program.jaxpr)}
+    assert len(found) == 2
+    assert all("HIGH" in precision for precision in found)
+
+
+def gradient_program(spec, store, config):
+    """The loss's gradient in float32, as a program, and the parameters."""
     model = NeuralGCM.create(
         spec,
-        tiny_store.read("geopotential_at_surface", None),
-        tiny_store.read("land_sea_mask", None),
+        store.read("geopotential_at_surface", None),
+        store.read("land_sea_mask", None),
         precision=transform_precision("tpu"),
     )
     scales = jax.tree.map(lambda x: jnp.ones(x.shape), abstract_scales(spec))
     model = with_scales(model, scales)
     names = (*LEVEL_VARIABLES, *SURFACE_VARIABLES)
     frame = {
-        name: jnp.asarray(fold(tiny_store.read(name, np.array([0]))[0]))
-        for name in names
+        name: jnp.asarray(fold(store.read(name, np.array([0]))[0])) for name in names
     }
     frames = jax.tree.map(lambda x: jnp.stack([x, x]), frame)
     _, params = split_networks(Networks(spec, nnx.Rngs(0)))
-    time = jax_datetime.to_datetime(tiny_store.times[0])
-    weights = build.build_loss_weights(tiny_config)
+    time = jax_datetime.to_datetime(store.times[0])
+    weights = build.build_loss_weights(config)
 
     def loss(params):
         networks = merge_networks(spec, params)
-        return rollout_loss(model, networks, weights, frames, time, hours=6)[0]
+        key = jax.random.key(0)
+        return rollout_loss(model, networks, weights, frames, time, 6, key)[0]
 
-    program = jax.make_jaxpr(jax.grad(loss))(params)
-    found = {str(e.params["precision"]) for e in products(program.jaxpr)}
-    assert len(found) == 2
-    assert all("HIGH" in precision for precision in found)
+    return jax.make_jaxpr(jax.grad(loss))(params), params
 
 
 def equations_of(jaxpr):
@@ -126,3 +131,34 @@ def floats(jaxpr):
         for variable in equation.outvars:
             if jnp.issubdtype(variable.aval.dtype, jnp.floating):
                 yield str(variable.aval.dtype), variable.aval.shape
+
+
+def test_networks_in_bfloat16_add_and_keep_in_float32(tiny_store, make_whole_config):
+    """Only factors of their products are rounded; nothing is added in bfloat16."""
+    config = make_whole_config()
+    config.model.dtype = "bfloat16"
+    spec = build.build_spec(config, tiny_store.grid, tiny_store.levels)
+    program, params = gradient_program(spec, tiny_store, config)
+    moved = ("convert_element_type", "transpose", "reshape", "broadcast_in_dim")
+    moved += (
+        "squeeze",
+        "dynamic_slice",
+        "slice",
+        "concatenate",
+        "copy",
+        "copy_p",
+        "rev",
+    )
+    # Scans, calls and the like hand on what others have made.
+    for equation in equations_of(program.jaxpr):
+        made = {str(v.aval.dtype) for v in equation.outvars if hasattr(v.aval, "dtype")}
+        inner = any(True for _ in jax.core.jaxprs_in_params(equation.params))
+        if "bfloat16" in made and not inner:
+            assert equation.primitive.name in moved, equation
+    rounded = [
+        e for e in products(program.jaxpr) if e.invars[0].aval.dtype == jnp.bfloat16
+    ]
+    assert rounded and len(rounded) < len(list(products(program.jaxpr)))
+    assert all(e.outvars[0].aval.dtype == jnp.float32 for e in rounded)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(params))
+    assert all(v.aval.dtype == jnp.float32 for v in program.jaxpr.outvars)
