@@ -21,6 +21,7 @@ from train.losses import LossWeights, rollout_loss
 from train.mesh import batch_layout, replicated
 
 Params = dict
+_EVALUATION = 2**32 - 1  # in place of a step, in what keys are made of
 Metrics = dict[str, jax.Array]
 
 
@@ -219,7 +220,7 @@ def make_eval_step(
     """The jitted evaluation (model, params, batch) -> metrics."""
 
     def eval_step(model, params, batch):
-        key = jax.random.fold_in(jax.random.key(seed), -1)
+        key = jax.random.fold_in(jax.random.key(seed), _EVALUATION)
         loss, parts = mean_loss(model, params, weights, batch, hours, mesh, key)
         return {"loss": loss, **parts}
 
