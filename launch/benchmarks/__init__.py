@@ -161,6 +161,17 @@ def _saves(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", help="for temporary files (default: the system's)")
 
 
+def _published(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--hours", type=int, default=24, help="of the forecast (default 24)"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        help="a published model for the 37 levels of ERA5 (default: the official "
+        "package's toy)",
+    )
+
+
 BENCHMARKS = {
     "baroclinic_wave": (
         "the baroclinic wave of Jablonowski and Williamson: pressure and pictures",
@@ -189,5 +200,9 @@ BENCHMARKS = {
     "saves": (
         "how long an asynchronous checkpoint blocks, against one that is waited for",
         _saves,
+    ),
+    "published": (
+        "a published model against the official package: speed and forecasts",
+        _published,
     ),
 }

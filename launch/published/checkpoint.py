@@ -38,17 +38,7 @@ def read_published(path: str | pathlib.Path) -> Published:
     Raises:
       UserError: if it is no such file, or asks for more than arrays and containers.
     """
-    try:
-        with open(path, "rb") as file:
-            content = _Unpickler(file, str(path)).load()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    except UserError:
-        raise
-    except Exception as error:  # of any kind, for a damaged pickle
-        raise UserError(
-            f"{path} is no NeuralGCM checkpoint: {type(error).__name__}: {error}"
-        ) from error
+    content = read_pickle(path)
     try:
         parameters = {
             f"{module}/{name}": np.asarray(array)
@@ -63,6 +53,25 @@ def read_published(path: str | pathlib.Path) -> Published:
         raise UserError(
             f"{path} is no NeuralGCM checkpoint: it lacks {error}; one has params, "
             "aux_ds_dict and model_config_str"
+        ) from error
+
+
+def read_pickle(path: str | pathlib.Path) -> Any:
+    """Whatever a pickle of arrays and containers holds.
+
+    Raises:
+      UserError: if it is no pickle, or asks for more than arrays and containers.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _Unpickler(file, str(path)).load()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # of any kind, for a damaged pickle
+        raise UserError(
+            f"{path} is no NeuralGCM checkpoint: {type(error).__name__}: {error}"
         ) from error
 
 
