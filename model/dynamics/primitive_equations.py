@@ -199,10 +199,7 @@ class PrimitiveEquations:
         if humid:
             spectral += h.cos_gradient(whole.tracers[HUMIDITY])
         spectral += [*h.cos_gradient(lnps), h.laplacian(lnps)]
-        nodal = h.to_nodal(jnp.concatenate(spectral))
-        *nodal, p_lon, p_lat, lnps_laplacian = partitioning.split_planes(
-            nodal, spectral
-        )
+        *nodal, p_lon, p_lat, lnps_laplacian = h.all_to_nodal(spectral)
         p_lon, p_lat, lnps_laplacian = (
             on_levels(x[0], len(nodal[0])) for x in (p_lon, p_lat, lnps_laplacian)
         )
@@ -262,8 +259,7 @@ class PrimitiveEquations:
             products += [source, u * x * sec2, v * x * sec2]
         products += [-slow_total[None]]
 
-        modal = h.to_modal(jnp.concatenate(products), clip=False)
-        f_u, f_v, energy, *modal, lnps = partitioning.split_planes(modal, products)
+        f_u, f_v, energy, *modal, lnps = h.all_to_modal(products)
         vorticity = h.curl(f_u, f_v)
         divergence = h.divergence(f_u, f_v) - h.laplacian(energy)
         if humid:

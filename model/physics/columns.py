@@ -124,11 +124,9 @@ def to_columns(
     # Planes of the surface are equal on all devices along `level`.
     of_surface = [n for n in fields if "surface" in n or n == "noise"]
     of_layers = [n for n in fields if n not in of_surface]
-    planes = list(fields.values())
-    split = partitioning.split_planes(
-        harmonics.to_nodal(jnp.concatenate(planes)), planes
+    nodal = dict(
+        zip(fields, harmonics.all_to_nodal(list(fields.values())), strict=True)
     )
-    nodal = dict(zip(fields, split, strict=True))
     sec = jnp.sqrt(harmonics.sec2_latitude)
     for name in nodal:
         nodal[name] *= sec ** _secants(name)
@@ -252,8 +250,7 @@ def columns_to_spectral(
     fields = [u * sec, v * sec, *others]
     if surface is not None:
         fields.append(partitioning.all_longitudes(surface)[None])
-    modal = harmonics.to_modal(jnp.concatenate(fields), clip=False)
-    u, v, *others = partitioning.split_planes(modal, fields)
+    u, v, *others = harmonics.all_to_modal(fields)
     spectral = {
         "vorticity": harmonics.curl(u, v),
         "divergence": harmonics.divergence(u, v),
