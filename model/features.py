@@ -16,6 +16,7 @@ from model.vertical.surface import on_levels
 
 # Features of the physics are bounded softly by this many standard deviations.
 CLIP = 16.0
+_AT_BOUND = 40.0
 
 
 def of_ground(surroundings: Surroundings) -> dict[str, jax.Array]:
@@ -97,8 +98,12 @@ def of_surface(
 def softly_clipped(x: jax.Array, limit: float = CLIP) -> jax.Array:
     """x where it is small, and never beyond -+ limit, with a smooth passage.
 
-    By softplus from below and from above, scaled so that the bounds are met.
+    By softplus from below and from above, scaled so that the bounds are met:
+    limit - scale * softplus(2 limit - softplus(x + limit)), written with one
+    exponential and one logarithm.
     """
-    raised = jax.nn.softplus(x + limit)
     scale = 2 * limit / jax.nn.softplus(2 * limit)
-    return limit - scale * jax.nn.softplus(2 * limit - raised)
+    # Beyond this it is at its bounds, and exponentials would overflow.
+    x = jnp.clip(x, -limit - _AT_BOUND, limit + _AT_BOUND)
+    ratio = jnp.exp(2 * limit) / (1 + jnp.exp(x + limit))
+    return limit - scale * jnp.log(1 + ratio)
