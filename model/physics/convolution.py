@@ -50,11 +50,11 @@ class VerticalConvolution(nnx.Module):
         # Much is computed from little: recomputed in the backward pass.
         @jax.checkpoint
         def on_group(group: jax.Array) -> jax.Array:
-            x = group.reshape(-1, channels, levels).swapaxes(1, 2)
+            x = group.reshape(channels, levels, -1).transpose(2, 1, 0)
             *hidden, last = self.layers
             for layer in hidden:
                 x = nnx.gelu(layer(x))
-            return last(x).swapaxes(1, 2).reshape(len(group), -1)
+            return last(x).transpose(2, 1, 0).reshape(-1, len(x))
 
         outputs = in_groups(on_group, flat)
         return outputs.reshape(-1, levels, *columns)
