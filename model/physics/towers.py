@@ -15,8 +15,8 @@ KERNEL = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 _QUIET_KERNEL = nnx.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal")
 
 Dtype = Literal["float32", "bfloat16"]
-"""Of products. With bfloat16 their factors (and biases) are rounded to it; parameters,
-sums and what passes between layers stay in float32."""
+"""Of products. With bfloat16 their factors are rounded to it; parameters, sums and what
+passes between layers stay in float32."""
 
 # Columns that go through a tower together, and groups of them one after another. Of
 # more, the TPU compiler makes programs so large that it takes minutes for each tower.
@@ -76,16 +76,13 @@ def on_columns(linear: nnx.Linear, x: jax.Array) -> jax.Array:
     Features come first, as everywhere in the model, so that nothing is turned: on a CPU
     turning the inputs of a tower takes longer than its products.
     """
-    x, kernel, bias = linear.promote_dtype(
-        (x, linear.kernel[...], linear.bias[...] if linear.use_bias else None),
-        dtype=linear.dtype,
-    )
+    x, kernel = linear.promote_dtype((x, linear.kernel[...]), dtype=linear.dtype)
     y = jax.lax.dot_general(
         *(kernel, x, (((0,), (0,)), ((), ()))),
         precision=linear.precision,
         preferred_element_type=linear.preferred_element_type,
     )
-    return y if bias is None else y + bias[:, None]
+    return y + linear.bias[:, None] if linear.use_bias else y
 
 
 class Tower(nnx.Module):

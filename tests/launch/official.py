@@ -15,7 +15,7 @@ import numpy as np
 import xarray
 from neuralgcm.legacy import api, stochastic
 
-from launch.published.checkpoint import _Unpickler
+from launch.published.checkpoint import read_pickle
 from launch.published.statistics import LOG_PRESSURE
 from model.dynamics.state import State
 from model.neural_gcm import Frame
@@ -47,9 +47,7 @@ class Official:
     @classmethod
     def create(cls, path: str | pathlib.Path, analysis: xarray.Dataset) -> "Official":
         # By our reader, for the wheel's own pickle is of an older JAX.
-        with open(path, "rb") as file:
-            content = _Unpickler(file, str(path)).load()
-        model = api.PressureLevelModel.from_checkpoint(content)
+        model = api.PressureLevelModel.from_checkpoint(read_pickle(path))
         return cls(
             model=model,
             inputs=model.inputs_from_xarray(analysis),

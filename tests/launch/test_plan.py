@@ -161,7 +161,8 @@ def test_a_search_ranks_meshes_by_time(planned, capsys):
     progress = capsys.readouterr().err
     assert "plan: 1 of 3: data=1,ensemble=1,level=4,lat=1" in progress
     with pytest.raises(UserError, match="no mesh of 64 devices fits a batch of 1"):
-        plan_search.search(of_tl63("train.batch=1", "model.layers=5"), "v5e:8x8")
+        layers = "model.layers=5", "model.reference_temperature=[]"
+        plan_search.search(of_tl63("train.batch=1", *layers), "v5e:8x8")
 
 
 def test_a_survey_takes_the_slices_that_the_batch_fills(planned):

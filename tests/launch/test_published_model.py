@@ -51,40 +51,42 @@ class Ours:
         self.params = jax.tree.map(jnp.asarray, params)
         self.frame, self.time = frame_of(analysis)
 
-    def networks(self, params):
-        return merge_networks(self.spec, params)
-
-    def encode(self, drawn):
-        """With the encoder's and the physics' random fields `drawn`."""
-
+        @jax.jit
         def encode(model, params, frame, time, drawn):
             draws = iter(drawn)
             original = RandomFields.initial
             RandomFields.initial = lambda *_: next(draws)
             try:
-                key = jax.random.key(0)
-                return model.encode(frame, time, self.networks(params), key)
+                networks = merge_networks(spec, params)
+                return model.encode(frame, time, networks, jax.random.key(0))
             finally:
                 RandomFields.initial = original
 
-        return jax.jit(encode)(self.model, self.params, self.frame, self.time, drawn)
+        @jax.jit
+        def advance(model, params, frame, time, state):
+            return model.rollout(state, frame, time, 1, merge_networks(spec, params))
+
+        @jax.jit
+        def decode(model, params, frame, time, state):
+            surroundings = model.surroundings(frame, time)
+            return model.decode(state, surroundings, merge_networks(spec, params))
+
+        self._encode, self._advance, self._decode = encode, advance, decode
+
+    def encode(self, drawn):
+        """With the encoder's and the physics' random fields `drawn`."""
+        return self._encode(*self._at(0), drawn)
 
     def advance(self, state, hour):
-        @jax.jit
-        def advance(model, params, state, frame, time):
-            return model.rollout(state, frame, time, 1, self.networks(params))
-
-        time = self.time + jax_datetime.to_timedelta(hour, "h")
-        return advance(self.model, self.params, state, self.frame, time)
+        """From that hour to the next."""
+        return self._advance(*self._at(hour), state)
 
     def decode(self, state, hour):
-        @jax.jit
-        def decode(model, params, state, frame, time):
-            surroundings = model.surroundings(frame, time)
-            return model.decode(state, surroundings, self.networks(params))
+        return self._decode(*self._at(hour), state)
 
+    def _at(self, hour):
         time = self.time + jax_datetime.to_timedelta(hour, "h")
-        return decode(self.model, self.params, state, self.frame, time)
+        return self.model, self.params, self.frame, time
 
 
 def both(path, analysis):

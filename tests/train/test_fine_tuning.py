@@ -43,6 +43,7 @@ def test_a_run_starts_from_another_and_leaves_frozen_modules_alone(
         later.seed = 7  # other random weights, if there were any
         later.data.train_times = "2001-01-02/2001-01-04"
         later.init_from = str(tmp_path / "first")
+        later.train.steps = 2  # the first of them with the learning rate 0
         later.optimizer.rates = (("^(encoder|positional)", 0.0), ("^decoder", 0.1))
         assert train(later, tmp_path, "later") == 0
     scales, before = saved(tmp_path / "first", first, tiny_store)
@@ -67,9 +68,10 @@ def test_a_run_starts_from_another_and_leaves_frozen_modules_alone(
         return jax.tree.leaves(differences)
 
     assert max(moved("encoder")) == max(moved("positional")) == 0
-    assert min(moved("physics")) > 0
-    # Adam's first step moves a parameter by the rate, whatever its gradient.
-    assert max(moved("decoder")) == pytest.approx(0.1 * max(moved("physics")), rel=0.2)
+    # Adam's first steps move a parameter by about the rate, whatever its gradient.
+    rate = later.optimizer.learning_rate
+    assert 0.5 * rate < max(moved("physics")) < 2 * rate
+    assert 0.05 * rate < max(moved("decoder")) < 0.2 * rate
 
 
 def test_weights_of_another_model_are_told(tmp_path, tiny_config, capsys):
