@@ -1,6 +1,6 @@
 """8 virtual CPU devices and float64 for every test.
 
-`--drills` runs those that start and kill many processes too, `--slow` all there are.
+`--drills` adds those for continuous integration, `--slow` runs all there are.
 """
 
 import os

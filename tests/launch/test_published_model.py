@@ -110,7 +110,13 @@ def assert_close(found, expected, tolerance, what):
         assert relative(x, y) < tolerance, (what, name)
 
 
-@pytest.mark.parametrize("hours", [6, pytest.param(24, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "hours",
+    [
+        pytest.param(6, marks=pytest.mark.drill),
+        pytest.param(24, marks=pytest.mark.slow),
+    ],
+)
 def test_the_toy_forecasts_as_the_official_package(mini, hours):  # noqa: F811
     analysis = papers.real_inputs("TL63")
     ours, official = both(mini, analysis)
@@ -140,7 +146,7 @@ def test_the_toy_forecasts_as_the_official_package(mini, hours):  # noqa: F811
 @pytest.mark.parametrize(
     "name",
     [
-        "deterministic_2_8_deg",
+        pytest.param("deterministic_2_8_deg", marks=pytest.mark.drill),
         *(
             pytest.param(name, marks=pytest.mark.slow)
             for name in papers.CONFIGURATIONS

@@ -29,6 +29,7 @@ def saved(workdir, config, store):
     return model.scales, jax.device_get(params)
 
 
+@pytest.mark.drill
 def test_a_run_starts_from_another_and_leaves_frozen_modules_alone(
     tmp_path, make_whole_config, tiny_store
 ):

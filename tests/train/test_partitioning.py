@@ -104,7 +104,9 @@ def assert_same(found, expected, tolerance, what):
 @pytest.mark.parametrize(
     "mesh, dtype",
     [
-        (MeshShape(data=2, level=2, lat=2), "float64"),
+        pytest.param(
+            *(MeshShape(data=2, level=2, lat=2), "float64"), marks=pytest.mark.drill
+        ),
         *(
             pytest.param(mesh, dtype, marks=pytest.mark.slow)
             for mesh, dtype in [
