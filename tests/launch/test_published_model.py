@@ -10,14 +10,18 @@ import jax
 import jax.numpy as jnp
 import jax_datetime
 import numpy as np
+import optax
 import pytest
 
+from configs import tl63
 from launch.published.checkpoint import read_published
 from launch.published.importer import ground, translate
 from model.neural_gcm import NeuralGCM
 from model.physics.random_fields import RandomFields
+from model.sphere.grids import parse_grid
+from train import build
 from train.calibration import with_scales
-from train.step import merge_networks
+from train.step import initial_state, merge_networks
 
 pytest.importorskip("neuralgcm.legacy.api", reason="needs the extra `judges`")
 
@@ -143,17 +147,8 @@ def test_the_toy_forecasts_as_the_official_package(mini, hours):  # noqa: F811
             assert error < 0.01, (hour, name)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("deterministic_2_8_deg", marks=pytest.mark.drill),
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in papers.CONFIGURATIONS
-            if name != "deterministic_2_8_deg"
-        ),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", papers.CONFIGURATIONS)
 def test_random_weights_in_the_papers_architectures(name, tmp_path, monkeypatch):
     """Encode, an hour, decode; on a coarse grid, all else as in the paper."""
     path = tmp_path / "checkpoint.pkl"
@@ -173,3 +168,59 @@ def test_random_weights_in_the_papers_architectures(name, tmp_path, monkeypatch)
     state, theirs = ours.advance(state, 0), official.advance(theirs)
     assert_close(state.atmosphere, official.state(theirs.state), 1e-3, "1 h")
     assert_close(ours.decode(state, 1), official.decode(theirs), 1e-3, "decoded 1 h")
+
+
+@pytest.mark.slow
+def test_an_untrained_model_of_the_papers_size_holds_for_five_days(tmp_path):
+    """`configs/tl63.py` with weights as they are drawn, from the real analysis."""
+    name, grid = "deterministic_2_8_deg", parse_grid("TL63")
+    statics = papers.statics_on("TL63")
+    papers.write_checkpoint(tmp_path / "checkpoint.pkl", name, statics, grid="TL63")
+    published = read_published(tmp_path / "checkpoint.pkl")
+    *_, scales = translate(published)  # of ERA5
+    analysis = papers.real_inputs("TL63")
+    spec = build.build_spec(tl63.get_config(), grid, analysis.level.values)
+    under = ground(published)
+    model = with_scales(
+        NeuralGCM.create(spec, under.geopotential_at_surface, under.land_sea_mask),
+        scales,
+    )
+    params = initial_state(spec, optax.sgd(1.0), seed=0).params
+    assert sum(x.size for x in jax.tree.leaves(params)) == 14_518_180
+    frame, start = frame_of(analysis)
+
+    @jax.jit
+    def encode(model, params):
+        return model.encode(frame, start, merge_networks(spec, params))
+
+    @jax.jit
+    def later(model, params, state, time):
+        networks = merge_networks(spec, params)
+        return model.rollout(state, frame, time, 6, networks)
+
+    @jax.jit
+    def decode(model, params, state, time):
+        surroundings = model.surroundings(frame, time)
+        return model.decode(state, surroundings, merge_networks(spec, params))
+
+    state = encode(model, params)
+    for hours in range(0, 5 * 24, 6):
+        time = start + jax_datetime.to_timedelta(hours, "h")
+        state = later(model, params, state, time)
+        if (hours + 6) % 24:
+            continue
+        fields = decode(model, params, state, time + jax_datetime.to_timedelta(6, "h"))
+        surface = np.asarray(model.columns(state.atmosphere).log_surface_pressure)
+        pressure = np.exp(surface) * 1000
+        counted = analysis.level.values >= HIGHEST
+        wind = np.asarray(fields["u_component_of_wind"])[counted]
+        temperature = np.asarray(fields["temperature"])[counted]
+        print(
+            f"day {(hours + 6) // 24}: surface pressure {pressure.min():.0f} to "
+            f"{pressure.max():.0f} hPa, u {wind.min():.0f} to {wind.max():.0f} m/s, "
+            f"temperature {temperature.min():.0f} to {temperature.max():.0f} K"
+        )
+        assert all(np.isfinite(x).all() for x in fields.values())
+        assert 400 < pressure.min() and pressure.max() < 1100
+        assert abs(wind).max() < 150
+        assert 150 < temperature.min() and temperature.max() < 350

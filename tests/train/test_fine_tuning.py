@@ -31,15 +31,16 @@ def saved(workdir, config, store):
 
 @pytest.mark.drill
 def test_a_run_starts_from_another_and_leaves_frozen_modules_alone(
-    tmp_path, make_whole_config, tiny_store
+    tmp_path, make_tiny_config, tiny_store
 ):
-    first = make_whole_config()
+    first = make_tiny_config()
+    first.model.positional = 2
     first.model.step_minutes, first.data.frames = 360, 2
     first.optimizer.ema_decay = 0.0
     first.train.steps = first.train.checkpoint_every = first.train.eval_every = 1
     with jax.enable_x64(False):
         assert train(first, tmp_path, "first") == 0
-        later = make_whole_config()
+        later = make_tiny_config()
         later.update(first)
         later.seed = 7  # other random weights, if there were any
         later.data.train_times = "2001-01-02/2001-01-04"

@@ -1,5 +1,7 @@
 """The program on 8 devices equals that on one: a whole training step of a rollout."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,24 +24,30 @@ OPTIMIZER = optax.sgd(1e-2, momentum=0.9)
 
 
 @pytest.fixture(scope="module")
-def on_mesh(tiny_store, make_whole_config):
-    """A function (mesh, precision, rules) -> state and metrics after a step.
+def on_mesh(tiny_store, make_tiny_config, make_whole_config):
+    """A function (model, mesh, precision, rules) -> state and metrics after a step.
 
-    And the compiled step. Rollouts of 12 hours, with everything that a model may have:
-    four samples, each with two members.
+    And the compiled step. Rollouts of 12 hours; four samples, each with two members,
+    of a "small" model with random fields, or a "whole" one, with everything that a
+    model may have.
     """
-    config = make_whole_config()
-    config.model.step_minutes = 180
-    config.model.substeps = 2
-    spec = build.build_spec(config, tiny_store.grid, tiny_store.levels)
     last = len(tiny_store.times) - 1
-    scales = calibrate(build.build_model(spec, tiny_store), tiny_store, 0, last)
     windows = Windows(tiny_store, 0, last, frames=3, hours=HOURS)
-    weights = build.build_loss_weights(config)
-    initial = initial_state(spec, OPTIMIZER, seed=0)
-    initial.params = jax.tree.map(not_zero, initial.params)
 
-    def compute(shape: MeshShape, dtype: str, rules=()):
+    @functools.cache
+    def prepared(model: str):
+        config = make_whole_config() if model == "whole" else make_tiny_config()
+        config.model.noise = ((2000.0, 6.0), (500.0, 3.0))
+        config.model.step_minutes = 180
+        config.model.substeps = 2
+        spec = build.build_spec(config, tiny_store.grid, tiny_store.levels)
+        scales = calibrate(build.build_model(spec, tiny_store), tiny_store, 0, last)
+        initial = initial_state(spec, OPTIMIZER, seed=0)
+        initial.params = jax.tree.map(not_zero, initial.params)
+        return spec, scales, build.build_loss_weights(config), initial
+
+    def compute(model: str, shape: MeshShape, dtype: str, rules=()):
+        spec, scales, weights, initial = prepared(model)
         model = NeuralGCM.create(
             spec,
             tiny_store.read("geopotential_at_surface", None),
@@ -70,14 +78,7 @@ def on_mesh(tiny_store, make_whole_config):
 
 @pytest.fixture(scope="module")
 def on_one_device(on_mesh):
-    known = {}
-
-    def compute(dtype):
-        if dtype not in known:
-            known[dtype] = on_mesh(MeshShape(), dtype)[:2]
-        return known[dtype]
-
-    return compute
+    return functools.cache(lambda model, dtype: on_mesh(model, MeshShape(), dtype)[:2])
 
 
 def not_zero(x):
@@ -102,13 +103,18 @@ def assert_same(found, expected, tolerance, what):
 
 
 @pytest.mark.parametrize(
-    "mesh, dtype",
+    "mesh, dtype, model",
     [
         pytest.param(
-            *(MeshShape(data=2, level=2, lat=2), "float64"), marks=pytest.mark.drill
+            *(MeshShape(data=2, level=2, lat=2), "float64", "small"),
+            marks=pytest.mark.drill,
+        ),
+        pytest.param(
+            *(MeshShape(ensemble=2, level=2, lat=2), "float64", "whole"),
+            marks=pytest.mark.slow,
         ),
         *(
-            pytest.param(mesh, dtype, marks=pytest.mark.slow)
+            pytest.param(mesh, dtype, "small", marks=pytest.mark.slow)
             for mesh, dtype in [
                 (MeshShape(data=2, ensemble=2, level=2), "float64"),
                 (MeshShape(data=2, ensemble=2, lat=2), "float64"),
@@ -124,9 +130,9 @@ def assert_same(found, expected, tolerance, what):
     ],
     ids=str,
 )
-def test_mesh_agrees_with_one_device(mesh, dtype, on_mesh, on_one_device):
-    expected, their_metrics = on_one_device(dtype)
-    state, metrics, compiled = on_mesh(mesh, dtype)
+def test_mesh_agrees_with_one_device(mesh, dtype, model, on_mesh, on_one_device):
+    expected, their_metrics = on_one_device(model, dtype)
+    state, metrics, compiled = on_mesh(model, mesh, dtype)
     assert all(x.dtype == dtype for x in jax.tree.leaves(state.params))
     tolerance = TOLERANCE[dtype]
     worst = 0.0
@@ -149,8 +155,8 @@ def test_split_parameters_change_nothing(on_mesh, on_one_device):
     """By the table of rules: parameters, average and optimizer over `data`."""
     rules = ((r"decode/.*kernel$", ("data", None)), (r"kernel$", (None, "data")))
     mesh = MeshShape(data=4, lat=2)
-    state, _, compiled = on_mesh(mesh, "float64", rules)
-    expected, _ = on_one_device("float64")
+    state, _, compiled = on_mesh("small", mesh, "float64", rules)
+    expected, _ = on_one_device("small", "float64")
     kernel = state.params["physics"]["encode"]["kernel"]
     assert kernel.addressable_shards[0].data.shape[1] == kernel.shape[1] // 4
     for what in ("params", "ema", "optimizer"):
