@@ -16,6 +16,7 @@ import pytest
 from configs import tl63
 from launch.published.checkpoint import read_published
 from launch.published.importer import ground, translate
+from model import units
 from model.neural_gcm import NeuralGCM
 from model.physics.random_fields import RandomFields
 from model.sphere.grids import parse_grid
@@ -210,11 +211,11 @@ def test_an_untrained_model_of_the_papers_size_holds_for_five_days(tmp_path):
         if (hours + 6) % 24:
             continue
         fields = decode(model, params, state, time + jax_datetime.to_timedelta(6, "h"))
-        surface = np.asarray(model.columns(state.atmosphere).log_surface_pressure)
-        pressure = np.exp(surface) * 1000
-        counted = analysis.level.values >= HIGHEST
-        wind = np.asarray(fields["u_component_of_wind"])[counted]
-        temperature = np.asarray(fields["temperature"])[counted]
+        # On layers: below a mountain's ground decoded fields are extrapolated.
+        columns = model.columns(state.atmosphere)
+        pressure = 1000 * np.exp(columns.log_surface_pressure)
+        wind = units.to_si("u_component_of_wind", np.asarray(columns.u))
+        temperature = np.asarray(columns.temperature)
         print(
             f"day {(hours + 6) // 24}: surface pressure {pressure.min():.0f} to "
             f"{pressure.max():.0f} hPa, u {wind.min():.0f} to {wind.max():.0f} m/s, "
