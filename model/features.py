@@ -16,7 +16,7 @@ from model.vertical.surface import on_levels
 
 # Features of the physics are bounded softly by this many standard deviations.
 CLIP = 16.0
-_AT_BOUND = 40.0
+_AT_BOUND = 40.0  # beyond the bound, the rest is less than rounding
 
 
 def of_ground(surroundings: Surroundings) -> dict[str, jax.Array]:
