@@ -29,6 +29,7 @@ from model.sphere.grids import GaussianGrid
 from model.sphere.harmonics import SphericalHarmonics
 from model.vertical.layers import (
     Layers,
+    PlaneSums,
     all_layers,
     on_layers,
     running_sums,
@@ -52,8 +53,6 @@ CONDENSATES = (
         "layers",
         "orography",
         "reference_temperature",
-        "reference_gradient_above",
-        "reference_gradient_below",
         "heating",
         "thickness",
         "modes",
@@ -73,8 +72,6 @@ class PrimitiveEquations:
       layers: vertical sums and differences of own layers.
       orography: surface geopotential, spectral [2, m, l].
       reference_temperature: K, [level].
-      reference_gradient_above, reference_gradient_below: d(Tref)/d(sigma) at the upper
-        and the lower edges, [level]; 0 at the top and the ground.
       heating: H of the linear part dT/dt = -H D, [level, all levels].
       thickness: of all layers, [all levels].
       modes, modes_inverse, mode_speed2: vertical normal modes of the linear part,
@@ -88,8 +85,6 @@ class PrimitiveEquations:
     layers: Layers
     orography: jax.Array
     reference_temperature: jax.Array
-    reference_gradient_above: jax.Array
-    reference_gradient_below: jax.Array
     heating: jax.Array
     thickness: jax.Array
     modes: jax.Array
@@ -132,7 +127,6 @@ class PrimitiveEquations:
                 f"but there are {sigma.layers} layers"
             )
         harmonics = SphericalHarmonics.create(grid, dtype, precision, shards)
-        gradient = np.diff(reference) / np.diff(sigma.centers)
         heating = units.KAPPA * reference[:, None] * sigma.omega_matrix
         heating = heating - sigma.advection_matrix(reference)
         gravity_waves = units.GAS_CONSTANT * (
@@ -147,8 +141,6 @@ class PrimitiveEquations:
             if orography is None
             else orography,
             reference_temperature=reference,
-            reference_gradient_above=np.append(0, gradient),
-            reference_gradient_below=np.append(gradient, 0),
             heating=heating,
             thickness=sigma.thickness,
             modes=modes,
@@ -165,8 +157,6 @@ class PrimitiveEquations:
         """Where the tables lie: `PartitionSpec`s in their places."""
         by_level = (
             "reference_temperature",
-            "reference_gradient_above",
-            "reference_gradient_below",
             "heating",
             "modes",
             "mode_heating",
@@ -192,21 +182,18 @@ class PrimitiveEquations:
         h, layers = self.harmonics, self.layers
         whole = h.gather(state)
         humid = HUMIDITY in state.tracers
+        aliased = humid and not h.grid.resolves_products
         lnps = whole.log_surface_pressure[None]
         spectral = [whole.vorticity, whole.divergence, whole.temperature]
         spectral += h.cos_wind(whole.vorticity, whole.divergence)
         spectral += whole.tracers.values()
-        if humid:
-            spectral += h.cos_gradient(whole.tracers[HUMIDITY])
-        spectral += [*h.cos_gradient(lnps), h.laplacian(lnps)]
-        *nodal, p_lon, p_lat, lnps_laplacian = h.all_to_nodal(spectral)
-        p_lon, p_lat, lnps_laplacian = (
-            on_levels(x[0], len(nodal[0])) for x in (p_lon, p_lat, lnps_laplacian)
-        )
-        zeta, div, temp, u, v, *tracers = nodal
-        if humid:
-            q_lon, q_lat = tracers[-2:]
-        tracers = dict(zip(state.tracers, tracers, strict=False))
+        spectral += h.cos_gradient(lnps)
+        if aliased:
+            spectral += [h.laplacian(lnps), *h.cos_gradient(whole.tracers[HUMIDITY])]
+        zeta, div, temp, u, v, *others = h.all_to_nodal(spectral)
+        tracers = dict(zip(state.tracers, others, strict=False))
+        p_lon, p_lat, *of_aliased = others[len(tracers) :]
+        p_lon, p_lat = (on_levels(x[0], len(temp)) for x in (p_lon, p_lat))
 
         # u and v carry a factor cos(lat) throughout; sec2 makes up for two of them.
         sec2 = h.sec2_latitude
@@ -218,18 +205,20 @@ class PrimitiveEquations:
 
         thickness = on_layers(layers.thickness, temp)
         pressure_advection = sec2 * (u * p_lon + v * p_lat)
-        slow = pressure_advection * thickness
         full = (div + pressure_advection) * thickness
+        slow = sum_layers(pressure_advection * thickness)
         moist = [layers.hydrostatic_weight(virtual * (temp + tref))] if humid else []
-        sums, below = running_sums([full, slow], moist)
-        (full_sum, full_total), (slow_sum, slow_total) = sums
+        sums, below, slow = running_sums([full], moist, slow)
+        full_sum, full_total = sums[0]
         sigma_dot = layers.sigma_dot(full, full_sum, full_total)
-        slow_sigma_dot = layers.sigma_dot(slow, slow_sum, slow_total)
         u_advection, v_advection, *advection = layers.advection(
             sigma_dot, [u, v, temp, *tracers.values()]
         )
 
-        gradient_temp = units.GAS_CONSTANT * temp * (1 + weight)
+        gradient_temp = temp * (1 + weight)
+        if humid and not aliased:
+            gradient_temp += tref * virtual
+        gradient_temp *= units.GAS_CONSTANT
         force_u = (zeta + coriolis) * v - gradient_temp * p_lon + u_advection
         force_v = -(zeta + coriolis) * u - gradient_temp * p_lat + v_advection
 
@@ -237,18 +226,20 @@ class PrimitiveEquations:
         explained = units.VAPOUR_GAS_RATIO - units.VAPOUR_HEAT_RATIO
         moist_temp = (temp * (1 + virtual) + tref * explained * q) / heat_capacity
         heating = units.KAPPA * (
-            tref * (pressure_advection - layers.omega(slow, slow_sum))
+            tref * pressure_advection
             + moist_temp * (pressure_advection - layers.omega(full, full_sum))
         )
-        gradient = self.reference_gradient_above[0], self.reference_gradient_below
-        heating += layers.advection_of(gradient, slow_sigma_dot)
+        heating -= self._linear_heating(pressure_advection, slow)
         energy = sec2 * (u * u + v * v) / 2
         if humid:
             buoyancy = layers.geopotential(virtual * (temp + tref), below[0])
             energy += units.GAS_CONSTANT * buoyancy
 
         products = [force_u * sec2, force_v * sec2, energy]
-        if humid:
+        if aliased:
+            # The force - R (Rv / R - 1) Tref q grad(ln ps), by the product rule: of
+            # products that the grid does not resolve derivatives are not the same.
+            lnps_laplacian, q_lon, q_lat = of_aliased
             vapour = units.GAS_CONSTANT * (units.VAPOUR_GAS_RATIO - 1) * tref
             q_dot_p = sec2 * (q_lon * p_lon + q_lat * p_lat)
             p_cross_q = sec2 * (p_lon * q_lat - p_lat * q_lon)
@@ -257,12 +248,12 @@ class PrimitiveEquations:
         for (name, x), vertical in zip(advected.items(), advection, strict=True):
             source = x * div + vertical + (heating if name == "temperature" else 0.0)
             products += [source, u * x * sec2, v * x * sec2]
-        products += [-slow_total[None]]
+        products += [-slow.total[None]]
 
         f_u, f_v, energy, *modal, lnps = h.all_to_modal(products)
         vorticity = h.curl(f_u, f_v)
         divergence = h.divergence(f_u, f_v) - h.laplacian(energy)
-        if humid:
+        if aliased:
             divergence += modal[0]
             vorticity += modal[1]
             modal = modal[2:]
@@ -282,6 +273,22 @@ class PrimitiveEquations:
         return dataclasses.replace(
             tendency, divergence=tendency.divergence - on_levels(ground, len(temp))
         )
+
+    def _linear_heating(self, x: jax.Array, sums: PlaneSums) -> jax.Array:
+        """H x on own layers, given the sums of x ds on the other devices' layers.
+
+        Of all layers above one, and of all below, H takes nothing but such a sum.
+        """
+        layers = len(x)
+        start = partitioning.index(LEVEL) * layers
+        own = jax.lax.dynamic_slice_in_dim(self.heating, start, layers, axis=1)
+        heating = _vertical(own, x)
+        if partitioning.size(LEVEL) > 1:
+            of_above = self.heating[:, 0] / self.thickness[0]
+            of_below = self.heating[:, -1] / self.thickness[-1]
+            heating += on_layers(of_above, x) * sums.above
+            heating += on_layers(of_below, x) * sums.below
+        return heating
 
     # ---- linear part
 

@@ -74,6 +74,11 @@ class GaussianGrid:
         return self.latitudes, self.longitudes
 
     @property
+    def resolves_products(self) -> bool:
+        """Whether products of two fields are analysed without aliasing."""
+        return min(self.longitudes, 2 * self.latitudes) > 3 * self.truncation
+
+    @property
     def longitude_degrees(self) -> np.ndarray:
         """Longitudes in degrees east, [longitude], float64."""
         return 360.0 / self.longitudes * np.arange(self.longitudes)

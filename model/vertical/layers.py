@@ -8,6 +8,7 @@ exchanged.
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -89,9 +90,8 @@ class Layers:
 
     def omega(self, x: jax.Array, downward: jax.Array) -> jax.Array:
         """v . grad(ln ps) - omega / p, [level, ...]; arguments as of `sigma_dot`."""
-        sums = on_layers(self.alpha, x) * downward
-        sums += on_layers(self.alpha_above, x) * (downward - x)
-        return sums / on_layers(self.thickness, x)
+        sums = on_layers(self.alpha / self.thickness, x) * downward
+        return sums + on_layers(self.alpha_above / self.thickness, x) * (downward - x)
 
     def hydrostatic_weight(self, temperature: jax.Array) -> jax.Array:
         """What each layer adds to the geopotential, over R, of those above it."""
@@ -125,21 +125,6 @@ class Layers:
             results.append(flux + jnp.concatenate([from_above[None], flux[:-1]]))
         return results
 
-    def advection_of(
-        self,
-        profile_gradient: tuple[jax.Array, jax.Array],
-        sigma_dot: tuple[jax.Array, jax.Array],
-    ) -> jax.Array:
-        """- sigma-dot dx/d(sigma) of a profile, from its gradients at edges.
-
-        `profile_gradient` [] and [level], and `sigma_dot`, are at the upper edge of
-        the first layer and at all lower edges.
-        """
-        upper, lower = sigma_dot
-        flux = lower * on_layers(profile_gradient[1], lower) / -2
-        from_above = upper * profile_gradient[0] / -2
-        return flux + jnp.concatenate([from_above[None], flux[:-1]])
-
 
 def on_layers(table: jax.Array, x: jax.Array) -> jax.Array:
     """A table [level] shaped to multiply x [level, ...]."""
@@ -167,42 +152,55 @@ def _times(matrix: np.ndarray, x: jax.Array) -> jax.Array:
     return jnp.einsum("kj,j...->k...", matrix, x, precision="highest")
 
 
+class PlaneSums(NamedTuple):
+    """What planes [...] add up to: one of each device, the sum over its own layers.
+
+    Attributes:
+      above, below: on the devices with the layers above this one's, and below.
+      total: on all, the same number everywhere, to the last bit.
+    """
+
+    above: jax.Array
+    below: jax.Array
+    total: jax.Array
+
+
 def running_sums(
-    downward: Sequence[jax.Array], upward: Sequence[jax.Array] = ()
-) -> tuple[list[tuple[jax.Array, jax.Array]], list[jax.Array]]:
+    downward: Sequence[jax.Array], upward: Sequence[jax.Array], plane: jax.Array
+) -> tuple[list[tuple[jax.Array, jax.Array]], list[jax.Array], PlaneSums]:
     """Sums over the layers of all devices, with one exchange of planes.
 
     Args:
       downward: fields [level, ...] to be summed from the top.
       upward: fields [level, ...] to be summed from the ground.
+      plane: a sum over own layers, [...].
 
     Returns:
       For each of `downward` the sums of all layers down to each, that one included
       [level, ...], and the total [...]; for each of `upward` the sums of all layers
-      below each, [level, ...].
+      below each, [level, ...]; and the sums of the plane.
     """
     down = [_sums_down_to(x) for x in downward]
     up = [sums_below(x) for x in upward]
     planes = [x[-1] for x in down]
     planes += [sums[0] + x[0] for sums, x in zip(up, upward, strict=True)]
+    *sums, of_plane = sums_of_all([*planes, plane])
     if partitioning.size(LEVEL) > 1:
-        above, below, planes = sums_of_all(jnp.stack(planes))
-        down = [x + a for x, a in zip(down, above, strict=False)]
-        up = [x + b for x, b in zip(up, below[len(down) :], strict=True)]
-    return list(zip(down, planes, strict=False)), up
+        down = [x + of.above for x, of in zip(down, sums, strict=False)]
+        up = [x + of.below for x, of in zip(up, sums[len(down) :], strict=True)]
+    totals = [of.total for of in sums[: len(down)]]
+    return list(zip(down, totals, strict=True)), up, of_plane
 
 
-def sums_of_all(planes: jax.Array) -> list[list[jax.Array]]:
-    """What the layers above this device's, those below, and all add up to.
-
-    `planes` [plane, ...] holds the sums over a device's own layers. The total is the
-    same number on every device, to the last bit, and so is what is made of it.
-    """
-    everyone = partitioning.all_gather(planes[None], LEVEL, dimension=0)
+def sums_of_all(planes: Sequence[jax.Array]) -> list[PlaneSums]:
+    """Sums of planes [...] over the devices along `level`, with one exchange."""
+    if partitioning.size(LEVEL) == 1:
+        return [PlaneSums(jnp.zeros_like(x), jnp.zeros_like(x), x) for x in planes]
+    everyone = partitioning.all_gather(jnp.stack(planes)[None], LEVEL, dimension=0)
     place = jnp.arange(len(everyone)) - partitioning.index(LEVEL)
-    sides = jnp.stack([place < 0, place > 0, place == place]).astype(planes.dtype)
-    sums = jnp.einsum("sn,n...->s...", sides, everyone, precision="highest")
-    return [list(jnp.unstack(x)) for x in jnp.unstack(sums)]
+    sides = jnp.stack([place < 0, place > 0, place == place]).astype(everyone.dtype)
+    sums = jnp.einsum("sn,np...->ps...", sides, everyone, precision="highest")
+    return [PlaneSums(*jnp.unstack(x)) for x in jnp.unstack(sums)]
 
 
 def all_layers(x: jax.Array, plane: jax.Array) -> tuple[jax.Array, jax.Array]:
