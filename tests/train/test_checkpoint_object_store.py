@@ -334,6 +334,8 @@ def train(tmp_path_factory, make_tiny_config):
                 "JAX_PLATFORMS": "cpu",
                 "JAX_NUM_CPU_DEVICES": "8",
                 "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+                "XLA_FLAGS": "--xla_backend_optimization_level=0",
             },
             stderr=subprocess.PIPE,
             text=True,

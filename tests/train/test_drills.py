@@ -76,7 +76,13 @@ def half(tmp_path_factory, start, alone):
     return workdir
 
 
-@pytest.mark.parametrize("victim", [0, 1], ids=["coordinator", "other"])
+@pytest.mark.parametrize(
+    "victim",
+    [
+        pytest.param(0, id="coordinator"),
+        pytest.param(1, id="other", marks=pytest.mark.slow),
+    ],
+)
 def test_sigkill_at_a_random_step(start, whole, tmp_path, victim):
     step = random.randint(1, STEPS - 2)
     print("killed after step", step)
@@ -88,6 +94,7 @@ def test_sigkill_at_a_random_step(start, whole, tmp_path, victim):
     assert_equal_runs(pod.workdir, whole, STEPS)
 
 
+@pytest.mark.slow
 def test_sigterm_in_training(start, whole, tmp_path):
     pod = start(tmp_path / "run")
     pod.until_step(random.choice([1, 4, 7]))
@@ -107,6 +114,7 @@ def test_sigterm_in_evaluation(start, whole, tmp_path):
     assert_equal_runs(pod.workdir, whole, STEPS)
 
 
+@pytest.mark.slow
 def test_sigterm_during_compilation(start, whole, tmp_path):
     pod = start(tmp_path / "run")
     pod.until(lambda: "training from step 0" in pod.log)

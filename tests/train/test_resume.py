@@ -29,6 +29,8 @@ def start(tmp_path_factory, make_tiny_config):
     )
 
 
+# The drills in a bucket do the same on the same mesh.
+@pytest.mark.slow
 def test_killed_and_resumed_run_is_bit_identical(tmp_path, start):
     whole = start(tmp_path / "whole")
     assert whole.end() == 0
