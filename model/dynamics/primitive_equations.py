@@ -179,10 +179,9 @@ class PrimitiveEquations:
         All fields go to the grid in one batched synthesis, all products come back in
         one batched analysis.
         """
-        h, layers = self.harmonics, self.layers
+        h = self.harmonics
         whole = h.gather(state)
-        humid = HUMIDITY in state.tracers
-        aliased = humid and not h.grid.resolves_products
+        aliased = HUMIDITY in state.tracers and not h.grid.resolves_products
         lnps = whole.log_surface_pressure[None]
         spectral = [whole.vorticity, whole.divergence, whole.temperature]
         spectral += h.cos_wind(whole.vorticity, whole.divergence)
@@ -190,14 +189,57 @@ class PrimitiveEquations:
         spectral += h.cos_gradient(lnps)
         if aliased:
             spectral += [h.laplacian(lnps), *h.cos_gradient(whole.tracers[HUMIDITY])]
-        zeta, div, temp, u, v, *others = h.all_to_nodal(spectral)
-        tracers = dict(zip(state.tracers, others, strict=False))
+        products = functools.partial(self._products, list(state.tracers))
+        f_u, f_v, energy, *modal, lnps = h.at_points(products, spectral)
+        vorticity = h.curl(f_u, f_v)
+        divergence = h.divergence(f_u, f_v) - h.laplacian(energy)
+        if aliased:
+            divergence += modal[0]
+            vorticity += modal[1]
+            modal = modal[2:]
+        scalars = {
+            name: modal[3 * i] - h.divergence(*modal[3 * i + 1 : 3 * i + 3])
+            for i, name in enumerate(["temperature", *state.tracers])
+        }
+        tendency = State(
+            vorticity=vorticity,
+            divergence=divergence,
+            temperature=scalars.pop("temperature"),
+            log_surface_pressure=lnps[0],
+            tracers=scalars,
+        )
+        tendency = h.scatter(jax.tree.map(h.clip, tendency))
+        ground = h.clip(h.laplacian(self.orography))
+        levels = len(state.temperature)
+        return dataclasses.replace(
+            tendency, divergence=tendency.divergence - on_levels(ground, levels)
+        )
+
+    def _products(
+        self, names: list[str], sin_latitude: jax.Array, fields: list[jax.Array]
+    ) -> list[jax.Array]:
+        """The products of the explicit part, of own latitudes' fields [plane, ...].
+
+        Args:
+          names: of the tracers.
+          sin_latitude: of the points.
+          fields: as `explicit` puts them together.
+
+        Returns:
+          Force (east, north) over cos(latitude), energy, on aliased grids divergence
+          and curl of the vapour's force, of temperature and each tracer the source and
+          the flux (east, north) over cos(latitude), and the tendency of ln(ps).
+        """
+        layers = self.layers
+        zeta, div, temp, u, v, *others = fields
+        tracers = dict(zip(names, others, strict=False))
         p_lon, p_lat, *of_aliased = others[len(tracers) :]
+        humid = HUMIDITY in tracers
         p_lon, p_lat = (on_levels(x[0], len(temp)) for x in (p_lon, p_lat))
 
         # u and v carry a factor cos(lat) throughout; sec2 makes up for two of them.
-        sec2 = h.sec2_latitude
-        coriolis = h.sin_latitude
+        sec2 = 1 / (1 - sin_latitude**2)
+        coriolis = sin_latitude
         tref = on_layers(self.reference_temperature, temp)
         q = tracers.get(HUMIDITY, 0.0)
         virtual = (units.VAPOUR_GAS_RATIO - 1) * q
@@ -216,7 +258,7 @@ class PrimitiveEquations:
         )
 
         gradient_temp = temp * (1 + weight)
-        if humid and not aliased:
+        if humid and not of_aliased:
             gradient_temp += tref * virtual
         gradient_temp *= units.GAS_CONSTANT
         force_u = (zeta + coriolis) * v - gradient_temp * p_lon + u_advection
@@ -236,7 +278,7 @@ class PrimitiveEquations:
             energy += units.GAS_CONSTANT * buoyancy
 
         products = [force_u * sec2, force_v * sec2, energy]
-        if aliased:
+        if of_aliased:
             # The force - R (Rv / R - 1) Tref q grad(ln ps), by the product rule: of
             # products that the grid does not resolve derivatives are not the same.
             lnps_laplacian, q_lon, q_lat = of_aliased
@@ -248,31 +290,7 @@ class PrimitiveEquations:
         for (name, x), vertical in zip(advected.items(), advection, strict=True):
             source = x * div + vertical + (heating if name == "temperature" else 0.0)
             products += [source, u * x * sec2, v * x * sec2]
-        products += [-slow.total[None]]
-
-        f_u, f_v, energy, *modal, lnps = h.all_to_modal(products)
-        vorticity = h.curl(f_u, f_v)
-        divergence = h.divergence(f_u, f_v) - h.laplacian(energy)
-        if aliased:
-            divergence += modal[0]
-            vorticity += modal[1]
-            modal = modal[2:]
-        scalars = {
-            name: modal[3 * i] - h.divergence(*modal[3 * i + 1 : 3 * i + 3])
-            for i, name in enumerate(advected)
-        }
-        tendency = State(
-            vorticity=vorticity,
-            divergence=divergence,
-            temperature=scalars.pop("temperature"),
-            log_surface_pressure=lnps[0],
-            tracers=scalars,
-        )
-        tendency = h.scatter(jax.tree.map(h.clip, tendency))
-        ground = h.clip(h.laplacian(self.orography))
-        return dataclasses.replace(
-            tendency, divergence=tendency.divergence - on_levels(ground, len(temp))
-        )
+        return [*products, -slow.total[None]]
 
     def _linear_heating(self, x: jax.Array, sums: PlaneSums) -> jax.Array:
         """H x on own layers, given the sums of x ds on the other devices' layers.

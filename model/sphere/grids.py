@@ -40,7 +40,8 @@ class GaussianGrid:
     Raises:
       ValueError: if the points cannot hold the truncation (analysis would not
         invert synthesis), or the number of latitudes is odd (they come in mirror
-        pairs, `fold`).
+        pairs, `fold`), or that of longitudes is not divisible by four (they come in
+        quarter circles, `model.sphere.transforms`).
     """
 
     truncation: int
@@ -60,6 +61,11 @@ class GaussianGrid:
             raise ValueError(
                 f"{self.latitudes} latitudes are an odd number: mirror pairs need an "
                 f"even one, such as {self.latitudes + 1}"
+            )
+        if self.longitudes % 4:
+            raise ValueError(
+                f"{self.longitudes} longitudes are not four quarter circles: take a "
+                f"multiple of 4, such as {-(-self.longitudes // 4) * 4}"
             )
 
     def __str__(self) -> str:

@@ -4,9 +4,9 @@ Spectral ("modal") arrays have shape [..., 2, m, l]: cosine and sine part, zonal
 wavenumber 0..n and total wavenumber 0..n+1, orthonormal on the unit sphere, for a
 grid of truncation n. The row l = n+1 exists because derivatives in latitude couple
 l with l +- 1: it is filled inside a calculation and zero in every state. m and l may
-be followed by padding, which is zero always: l to an even number, for its parity is
-that of a harmonic about the equator, and m to a multiple of the devices over which it
-is split.
+be followed by padding, which is zero always: both to an even number, for their parity
+is that of a harmonic's symmetries, and m to a multiple of the devices over which it is
+split.
 
 Grid-point ("nodal") arrays have shape [..., 2, latitude, longitude]: hemispheres with
 their latitudes in mirror pairs (`grids.fold`). A pair shares its Legendre functions,
@@ -18,7 +18,7 @@ Durran, Numerical Methods for Fluid Dynamics, section 6.4.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 import jax
@@ -28,9 +28,10 @@ from jax.sharding import PartitionSpec as P
 
 from model import partitioning
 from model.partitioning import LAT
-from model.precision import Precision, einsum, transform_precision
+from model.precision import Precision, transform_precision
 from model.sphere import legendre
 from model.sphere.grids import GaussianGrid, fold
+from model.sphere.transforms import QuarterCircle, WholeCircle
 
 T = TypeVar("T")
 
@@ -45,18 +46,27 @@ def total_wavenumbers(grid: GaussianGrid) -> np.ndarray:
     return np.arange(grid.truncation + 2 + grid.truncation % 2)
 
 
+def zonal_wavenumbers(grid: GaussianGrid, shards: int) -> int:
+    """How many m spectral arrays have: n + 1 and padding.
+
+    An even number, for transforms treat even and odd ones apart; of each device, if it
+    transforms its own.
+    """
+    multiple = 2 if shards <= LARGEST_GATHER else 2 * shards
+    return -(-(grid.truncation + 1) // multiple) * multiple
+
+
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=[
-        "legendre",
-        "fourier",
+        "transform",
         "zonal",
         "eps_up",
         "eps_down",
         "sin_latitude",
         "weights",
     ],
-    meta_fields=["grid", "precision", "shards"],
+    meta_fields=["grid", "shards"],
 )
 @dataclasses.dataclass(frozen=True)
 class SphericalHarmonics:
@@ -72,28 +82,23 @@ class SphericalHarmonics:
     nothing. `SphericalHarmonics.gathers` says which it is.
 
     Attributes:
-      legendre: associated Legendre functions [parity of l, m, l // 2, latitude] of the
-        northern hemisphere.
-      fourier: cosines and sines [2, m, longitude], orthonormal on the circle.
+      transform: between waves and points.
       zonal: m, [m, 1].
       eps_up, eps_down: recurrence coefficients eps[l + 1] and eps[l], [m, l].
       sin_latitude: [2, latitude, 1].
       weights: quadrature weights of a grid point [latitude, 1]; they sum to 4 pi over
         all points of the sphere.
       grid: points and truncation.
-      precision: of the transforms' matrix products.
       shards: devices over which m and latitudes are split.
     """
 
-    legendre: jax.Array
-    fourier: jax.Array
+    transform: WholeCircle | QuarterCircle
     zonal: jax.Array
     eps_up: jax.Array
     eps_down: jax.Array
     sin_latitude: jax.Array
     weights: jax.Array
     grid: GaussianGrid
-    precision: Precision
     shards: int
 
     @classmethod
@@ -112,37 +117,31 @@ class SphericalHarmonics:
           precision: of the transforms; default the policy of `model.precision`.
           shards: devices along `lat`; the number of latitude pairs must divide.
         """
+        precision = precision or transform_precision()
         n = grid.truncation
         l = total_wavenumbers(grid)  # noqa: E741
-        m = np.arange(-(-(n + 1) // shards) * shards)[:, None]
-        longitude = np.deg2rad(grid.longitude_degrees)[None, :]
-        norm = np.where(m == 0, np.sqrt(0.5), 1.0) / np.sqrt(np.pi)
-        fourier = np.stack([norm * np.cos(m * longitude), norm * np.sin(m * longitude)])
-        sin_latitude = fold(grid.sin_latitude[:, None])
-        polynomials = np.zeros((len(m), len(l), grid.latitudes // 2))
-        polynomials[: n + 1, : n + 2] = legendre.associated_legendre(
-            n, sin_latitude[1, :, 0]
-        )
+        m = np.arange(zonal_wavenumbers(grid, shards))[:, None]
         eps = np.zeros((len(m), len(l) + 1))
         eps[: n + 1, : n + 2] = legendre.recurrence_coefficients(n)[:, : n + 2]
         tables = dict(
-            legendre=np.stack([polynomials[:, 0::2], polynomials[:, 1::2]]),
-            fourier=fourier,
             zonal=m,
             eps_up=eps[:, 1:],  # 0 in the last row: nothing lies above
             eps_down=eps[:, :-1],
-            sin_latitude=sin_latitude,
+            sin_latitude=fold(grid.sin_latitude[:, None]),
             weights=fold(grid.latitude_weights[:, None])[1]
             * 2
             * np.pi
             / grid.longitudes,
         )
         tables = {name: jnp.asarray(table, dtype) for name, table in tables.items()}
+        # Full precision is the policy of machines without a unit for products.
+        transform = QuarterCircle if precision == "highest" else WholeCircle
+        shape, transposes = (len(m), len(l)), shards > LARGEST_GATHER
         return cls(
-            **tables,
+            transform=transform.create(grid, shape, dtype, precision, transposes),
             grid=grid,
-            precision=precision or transform_precision(),
             shards=shards,
+            **tables,
         )
 
     # ---- shapes and wavenumbers
@@ -150,12 +149,12 @@ class SphericalHarmonics:
     @property
     def modal_shape(self) -> tuple[int, int, int]:
         """Of a whole spectral field: 2, m, l."""
-        n, shards = self.grid.truncation, self.shards
-        return 2, -(-(n + 1) // shards) * shards, len(self.total_wavenumber)
+        m = zonal_wavenumbers(self.grid, self.shards)
+        return 2, m, len(self.total_wavenumber)
 
     @property
     def dtype(self) -> jnp.dtype:
-        return self.legendre.dtype
+        return self.zonal.dtype
 
     @property
     def total_wavenumber(self) -> np.ndarray:
@@ -206,8 +205,7 @@ class SphericalHarmonics:
         by_m = P() if self.gathers else P(LAT)
         return dataclasses.replace(
             self,
-            legendre=P(None, None, None, LAT) if self.gathers else P(None, LAT),
-            fourier=P(),
+            transform=self.transform.layout(),
             zonal=by_m,
             eps_up=by_m,
             eps_down=by_m,
@@ -272,16 +270,9 @@ class SphericalHarmonics:
 
     def to_nodal(self, modal: jax.Array) -> jax.Array:
         """[..., 2, m, l] -> [..., 2, latitude, longitude], own latitudes."""
-        by_parity = modal.reshape(*modal.shape[:-1], -1, 2)
-        symmetric, antisymmetric = jnp.unstack(
-            einsum("pmkj,...cmkp->p...cmj", self.legendre, by_parity, self.precision)
-        )
-        north = symmetric + antisymmetric
-        south = (symmetric - antisymmetric) * self._mirror_sign
-        fourier = jnp.stack([south, north], axis=-4)  # [..., hemisphere, 2, m, lat]
-        if not self.gathers:
-            fourier = partitioning.all_to_all(fourier, LAT, split=-1, join=-2)
-        return self._from_fourier(fourier)
+        lead = modal.shape[:-3]
+        (nodal,) = self.all_to_nodal([modal.reshape(-1, *modal.shape[-3:])])
+        return nodal.reshape(*lead, *nodal.shape[1:])
 
     def to_modal(self, nodal: jax.Array, clip: bool = True) -> jax.Array:
         """[..., 2, latitude, longitude] -> [..., 2, m, l], by Gauss quadrature.
@@ -289,71 +280,39 @@ class SphericalHarmonics:
         This device's part of the sum over latitudes, to be completed by `scatter`.
         Without `clip` the row l = n+1 keeps what a derivative of the result needs.
         """
-        fourier = self._to_fourier(nodal)
-        if not self.gathers:
-            fourier = partitioning.all_to_all(fourier, LAT, split=-2, join=-1)
-        fourier = fourier * self.weights[:, 0]
-        south, north = jnp.unstack(fourier, axis=-4)
-        south = south * self._mirror_sign
-        by_parity = einsum(
-            "pmkj,p...cmj->...cmkp",
-            self.legendre,
-            jnp.stack([north + south, north - south]),
-            self.precision,
-        )
-        modal = by_parity.reshape(*by_parity.shape[:-2], -1)
+        lead = nodal.shape[:-3]
+        (modal,) = self.all_to_modal([nodal.reshape(-1, *nodal.shape[-3:])])
+        modal = modal.reshape(*lead, *modal.shape[1:])
         return self.clip(modal) if clip else modal
 
-    def all_to_nodal(self, fields: Sequence[jax.Array]) -> list[jax.Array]:
+    def all_to_nodal(self, fields: list[jax.Array]) -> list[jax.Array]:
         """`to_nodal` of fields [plane, 2, m, l], as is fastest."""
-        return self._of_all(self.to_nodal, fields)
+        return self.transform.to_nodal(fields)
 
-    def all_to_modal(self, fields: Sequence[jax.Array]) -> list[jax.Array]:
+    def all_to_modal(self, fields: list[jax.Array]) -> list[jax.Array]:
         """`to_modal` of fields [plane, 2, latitude, longitude], without `clip`."""
-        return self._of_all(lambda x: self.to_modal(x, clip=False), fields)
+        return self.transform.to_modal(fields)
 
-    def _of_all(
+    def at_points(
         self,
-        transform: Callable[[jax.Array], jax.Array],
-        fields: Sequence[jax.Array],
+        function: Callable[[jax.Array, list[jax.Array]], list[jax.Array]],
+        fields: list[jax.Array],
     ) -> list[jax.Array]:
-        """Of all fields together; or one by one, which a CPU's caches want."""
-        if self.has_matrix_unit or not self.gathers:
-            transformed = transform(jnp.concatenate(fields))
-            return partitioning.split_planes(transformed, fields)
-        return [transform(x) for x in fields]
+        """Products of fields, formed where they are cheapest.
 
-    def _to_fourier(self, nodal: jax.Array) -> jax.Array:
-        """[..., latitude, longitude] -> [..., 2, all m, latitude]."""
-        if self.has_matrix_unit:
-            return einsum("cmi,...ji->...cmj", self.fourier, nodal, self.precision)
-        count = self.fourier.shape[1]
-        waves = jnp.fft.rfft(nodal)[..., :count] * self.fourier[0, :, 0]
-        waves = waves.swapaxes(-1, -2)
-        return jnp.stack([waves.real, -waves.imag], axis=-3)
+        Args:
+          function: of sin(latitude) and grid-point values [plane, ...] of all fields,
+            on own latitudes, to products of the same shape. It may assume nothing
+            about the axes of points.
+          fields: spectral, each [plane, 2, m, l].
 
-    def _from_fourier(self, fourier: jax.Array) -> jax.Array:
-        """[..., 2, all m, latitude] -> [..., latitude, longitude]."""
-        if self.has_matrix_unit:
-            return einsum("cmi,...cmj->...ji", self.fourier, fourier, self.precision)
-        longitudes = self.grid.longitudes
-        # Of two conjugate waves one is left out, but for m = 0.
-        m = np.arange(self.fourier.shape[1])
-        count = np.where(m == 0, longitudes, longitudes / 2)
-        norm = self.fourier[0, :, 0] * jnp.asarray(count, fourier.dtype)
-        waves = fourier.swapaxes(-1, -2) * norm
-        cosine, sine = jnp.unstack(waves, axis=-3)
-        return jnp.fft.irfft(jax.lax.complex(cosine, -sine), longitudes)
-
-    @property
-    def has_matrix_unit(self) -> bool:
-        """Whether a Fourier transform is best a product of matrices, as on a TPU."""
-        return self.precision != "highest"
-
-    @property
-    def _mirror_sign(self) -> jax.Array:
-        """(-1)^m, [m, 1]."""
-        return 1 - 2 * (self.zonal % 2)
+        Returns:
+          The products as `to_modal` makes them, without `clip`.
+        """
+        products = self.transform.at_points(function, self.sin_latitude)(
+            self.transform.to_points(fields)
+        )
+        return self.transform.from_points(products)
 
     def synthesis(self, modal: jax.Array) -> jax.Array:
         """[..., 2, m, l] -> [..., latitude, longitude], on one device.
