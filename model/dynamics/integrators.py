@@ -1,7 +1,8 @@
 """Implicit-explicit Runge-Kutta steps.
 
 An equation is anything with `explicit(y)`, `implicit(y)` and
-`implicit_solve(y, step)`, which solves x - step * implicit(x) = y.
+`implicit_solve(y, step)`, which solves x - step * implicit(x) = y. Of fields without an
+implicit part `implicit` says None.
 """
 
 import dataclasses
@@ -82,26 +83,32 @@ def imex_step(
                 lambda y, f, g: (
                     y + dt * (_weighted(of_explicit, f) + _weighted(of_implicit, g))
                 ),
-                y0,
-                explicit,
-                implicit,
+                *(y0, explicit, implicit),
             )
             y = equation.implicit_solve(known, dt * own)
             # The equation that was solved tells implicit(y), which need not be
             # evaluated (and exchanged between devices) again.
-            slope = jax.tree.map(lambda y, k: (y - k) / (dt * own), y, known)
+            slope = jax.tree.map(
+                lambda y, k, g: None if g is None else (y - k) / (dt * own),
+                *(y, known, slope),
+            )
             return (y, slope, explicit, implicit), None
 
-        empty = jax.tree.map(lambda x: jnp.stack([jnp.zeros_like(x)] * stages), y0)
+        def empty(x: jax.Array) -> jax.Array:
+            return jnp.stack([jnp.zeros_like(x)] * stages)
+
         weights = (explicit_weights, implicit_weights, own_weights)
         inputs = (jnp.arange(stages), *(jnp.asarray(w, dtype) for w in weights))
-        start = (y0, equation.implicit(y0), empty, empty)
+        slope = equation.implicit(y0)
+        start = (y0, slope, *(jax.tree.map(empty, x) for x in (y0, slope)))
         (y, *_), _ = jax.lax.scan(stage, start, inputs)
         return y
 
     return step
 
 
-def _weighted(weights: jax.Array, slopes: jax.Array) -> jax.Array:
+def _weighted(weights: jax.Array, slopes: jax.Array | None) -> jax.Array | float:
     """Sum over stages, written out: cheaper than a product with so few rows."""
+    if slopes is None:
+        return 0.0
     return sum(weights[j] * slopes[j] for j in range(slopes.shape[0]))

@@ -311,7 +311,7 @@ class PrimitiveEquations:
     # ---- linear part
 
     def implicit(self, state: State) -> State:
-        """Tendency of the linear gravity-wave terms."""
+        """Tendency of the linear gravity-wave terms; None of vorticity and tracers."""
         potential, of_layers = self._potential(state)
         divergence, below = all_layers(state.divergence, of_layers)
         below = jax.lax.dynamic_index_in_dim(
@@ -319,11 +319,11 @@ class PrimitiveEquations:
         )
         potential += on_levels(below, len(potential))
         return State(
-            vorticity=jnp.zeros_like(state.vorticity),
+            vorticity=None,
             divergence=-self.harmonics.laplacian(potential),
             temperature=-_vertical(self.heating, divergence),
             log_surface_pressure=-_vertical(self.thickness, divergence),
-            tracers=jax.tree.map(jnp.zeros_like, state.tracers),
+            tracers=dict.fromkeys(state.tracers),
         )
 
     def implicit_solve(self, state: State, step: float | jax.Array) -> State:

@@ -48,7 +48,7 @@ def assert_close(ours: State, theirs, tolerance=1e-9):
         leaf = ours
         for key in path:
             leaf = leaf[key.key] if hasattr(key, "key") else getattr(leaf, key.name)
-        error = np.linalg.norm(leaf - expected)
+        error = np.linalg.norm((0.0 if leaf is None else leaf) - expected)
         assert error <= tolerance * np.linalg.norm(expected), jax.tree_util.keystr(path)
         worst = max(worst, error / max(np.linalg.norm(expected), 1e-300))
     return worst
