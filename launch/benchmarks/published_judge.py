@@ -2,7 +2,7 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -51,7 +51,7 @@ class OfficialForecast:
     def begin(self) -> None:
         """Compiles the programs and encodes."""
         arguments = self._inputs, self._forcings, jax.random.key(0)
-        encode = self._compiled(jax.jit(_encode), *arguments)
+        encode = self._compiled(jax.jit(encode_and_record), *arguments)
         self._state, drawn = encode(self._model, *arguments)
         self.encoder_noise = drawn[0] if drawn else None
         arguments = self._state, self._forcings
@@ -82,10 +82,13 @@ class OfficialForecast:
         return program
 
 
-def _encode(
+def encode_and_record(
     model: api.PressureLevelModel, inputs: dict, forcings: dict, key: jax.Array
-) -> tuple[Any, list[jax.Array]]:
-    """The encoded state; and all random fields that were drawn, in turn."""
+) -> tuple[Any, list[Any]]:
+    """The encoded state; and all spectral random fields that were drawn, in turn.
+
+    To be jitted. Fields are arrays, or arrays by name.
+    """
     with _recorded_draws() as drawn:
         state = type(model).encode.__wrapped__(model, inputs, forcings, key)
     return state, [x.modal_value for x in drawn if x.modal_value is not None]
@@ -94,15 +97,28 @@ def _encode(
 @contextlib.contextmanager
 def _recorded_draws() -> Iterator[list[Any]]:
     """A list of the initial random fields that the package draws meanwhile."""
-    law = stochastic.BatchGaussianRandomFieldModule
-    draw, drawn = law.unconditional_sample, []
+    drawn = []
 
-    def recorded(self: Any, key: jax.Array) -> Any:
-        drawn.append(draw(self, key))
-        return drawn[-1]
+    def recording(draw: Callable) -> Callable:
+        def recorded(law: Any, key: jax.Array) -> Any:
+            drawn.append(draw(law, key))
+            return drawn[-1]
 
-    with mock.patch.object(law, "unconditional_sample", recorded):
+        return recorded
+
+    with contextlib.ExitStack() as patches:
+        for law in _LAWS:
+            recorded = recording(law.unconditional_sample)
+            patches.enter_context(
+                mock.patch.object(law, "unconditional_sample", recorded)
+            )
         yield drawn
+
+
+_LAWS = (
+    stochastic.BatchGaussianRandomFieldModule,
+    stochastic.DictOfGaussianRandomFieldModules,
+)
 
 
 def _core_grid(model: api.PressureLevelModel) -> str:

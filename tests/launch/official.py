@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import jax_datetime
 import numpy as np
 import xarray
-from neuralgcm.legacy import api, stochastic
+from neuralgcm.legacy import api
 
+from launch.benchmarks.published_judge import encode_and_record
 from launch.published.checkpoint import read_pickle
 from launch.published.statistics import LOG_PRESSURE
 from model.dynamics.state import State
@@ -22,11 +23,6 @@ from model.neural_gcm import Frame
 from model.spec import LEVEL_VARIABLES, SURFACE_VARIABLES
 from model.sphere.grids import fold
 from tests.model import judges
-
-RANDOM_FIELDS = (
-    stochastic.BatchGaussianRandomFieldModule,
-    stochastic.DictOfGaussianRandomFieldModules,
-)
 
 
 @dataclasses.dataclass
@@ -57,31 +53,9 @@ class Official:
 
     def encode(self, seed: int = 0) -> tuple[Any, list[jax.Array]]:
         """Its state, and the spectral random fields drawn: encoder's and physics'."""
-        drawn = []
-        originals = {kind: kind.unconditional_sample for kind in RANDOM_FIELDS}
-
-        def recording(original: Any) -> Any:
-            def sample(module: Any, key: jax.Array) -> Any:
-                value = original(module, key)
-                drawn.append(value.modal_value)
-                return value
-
-            return sample
-
-        def encode(model: Any, inputs: Any, forcings: Any, key: jax.Array) -> Any:
-            drawn.clear()
-            encoded = api.PressureLevelModel.encode.__wrapped__
-            return encoded(model, inputs, forcings, key), list(drawn)
-
-        for kind, original in originals.items():
-            kind.unconditional_sample = recording(original)
-        try:
-            state, fields = jax.jit(encode)(
-                self.model, self.inputs, self.forcings, jax.random.key(seed)
-            )
-        finally:
-            for kind, original in originals.items():
-                kind.unconditional_sample = original
+        state, fields = jax.jit(encode_and_record)(
+            self.model, self.inputs, self.forcings, jax.random.key(seed)
+        )
         return state, [self.noise(x) for x in fields]
 
     def advance(self, state: Any) -> Any:
