@@ -31,7 +31,7 @@ from model.partitioning import LAT
 from model.precision import Precision, transform_precision
 from model.sphere import legendre
 from model.sphere.grids import GaussianGrid, fold
-from model.sphere.transforms import QuarterCircle, WholeCircle
+from model.sphere.transforms import QuarterCircle, WholeCircle, point_weights
 
 T = TypeVar("T")
 
@@ -128,10 +128,7 @@ class SphericalHarmonics:
             eps_up=eps[:, 1:],  # 0 in the last row: nothing lies above
             eps_down=eps[:, :-1],
             sin_latitude=fold(grid.sin_latitude[:, None]),
-            weights=fold(grid.latitude_weights[:, None])[1]
-            * 2
-            * np.pi
-            / grid.longitudes,
+            weights=point_weights(grid)[:, None],
         )
         tables = {name: jnp.asarray(table, dtype) for name, table in tables.items()}
         # Full precision is the policy of machines without a unit for products.

@@ -70,7 +70,7 @@ class WholeCircle:
         tables = dict(
             legendre=_legendre(grid, *shape),
             fourier=_waves(shape[0], longitude),
-            weights=_weights(grid),
+            weights=point_weights(grid),
             mirror_sign=1 - 2 * (np.arange(shape[0])[:, None] % 2),
         )
         tables = {name: jnp.asarray(table, dtype) for name, table in tables.items()}
@@ -184,7 +184,7 @@ class QuarterCircle:
         synthesis = polynomials.swapaxes(1, 2)
         tables = dict(
             synthesis=synthesis,
-            analysis=(synthesis * _weights(grid)).swapaxes(-1, -2),
+            analysis=(synthesis * point_weights(grid)).swapaxes(-1, -2),
             fourier=waves.transpose(0, 2, 3, 1),
             turn=np.stack([np.cos(m * half_cell), np.sin(m * half_cell)])[..., None],
         )
@@ -337,7 +337,7 @@ def _waves(m: int, longitude: np.ndarray) -> np.ndarray:
     return norm * np.stack([np.cos(m * longitude), np.sin(m * longitude)])
 
 
-def _weights(grid: GaussianGrid) -> np.ndarray:
+def point_weights(grid: GaussianGrid) -> np.ndarray:
     """Quadrature weights of a hemisphere's points, [latitude]."""
     weights = fold(grid.latitude_weights[:, None])[1, :, 0]
     return weights * 2 * np.pi / grid.longitudes
