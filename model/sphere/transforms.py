@@ -2,10 +2,10 @@
 
 `WholeCircle` is for machines that multiply matrices much faster than they do all
 else, as TPUs do; `QuarterCircle` for others. Both use that a pair of mirrored latitudes
-shares its Legendre functions, P(-mu) = (-1)^(l+m) P(mu). The latter uses that four
-longitudes, a quarter circle's l, -l, l + pi and pi - l, share their cosines and sines
-but for signs: a Fourier transform costs a quarter of the products, as many as a fast
-one in the end, and nothing is moved about.
+shares its Legendre functions, P(-mu) = (-1)^(l+m) P(mu). The latter uses that the four
+longitudes x, -x, x + pi and pi - x share their cosines and sines but for signs: it
+forms a quarter of the products, in an order in which none needs a transposition. That
+takes about half the time of fast Fourier transforms, which need fields to be moved.
 
 Spectral and grid-point arrays are those of `model.sphere.harmonics`. Beside, each way
 has a layout of grid points of its own in which products of fields are formed:
@@ -308,7 +308,7 @@ def _twice(table: jax.Array, axis: int) -> jax.Array:
 def _signs() -> np.ndarray:
     """Of each sum [2, parity of l, parity of m], at each place, [8, 8].
 
-    Places: south and north, each with the longitudes l, -l, l + pi and pi - l.
+    Places: south and north, each with the longitudes x, -x, x + pi and pi - x.
     """
     north, half, mirror, sine, l, m = np.indices((2,) * 6)  # noqa: E741
     odd = (1 - north) * (l + m) + half * m + mirror * sine
