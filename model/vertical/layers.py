@@ -75,16 +75,16 @@ class Layers:
     def sigma_dot(
         self, x: jax.Array, downward: jax.Array, total: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """sigma-dot at the upper edge of the first layer, and at all lower edges.
+        """sigma-dot at the upper edges of layers, and at the lower ones.
 
         Args:
           x: (divergence + v . grad ln ps) times thickness, [level, ...].
           downward, total: its `running_sums`.
 
         Returns:
-          [...] and [level, ...].
+          Both [level, ...].
         """
-        upper = self.upper_edge[0] * total - (downward[0] - x[0])
+        upper = on_layers(self.upper_edge, x) * total - (downward - x)
         lower = on_layers(self.lower_edge, x) * total - downward
         return upper, lower
 
@@ -113,16 +113,16 @@ class Layers:
         fields together.
         """
         upper, lower = sigma_dot
-        upper = upper * self.per_spacing_above[0] / 2
+        upper = upper * on_layers(self.per_spacing_above, upper) / 2
         lower = lower * on_layers(self.per_spacing_below, lower) / 2
         first, last = (jnp.stack([x[i] for x in fields]) for i in (0, -1))
         above = jnp.unstack(partitioning.from_neighbour(last, LEVEL, -1))
         below = jnp.unstack(partitioning.from_neighbour(first, LEVEL, 1))
         results = []
         for x, plane_above, plane_below in zip(fields, above, below, strict=True):
-            flux = lower * (x - jnp.concatenate([x[1:], plane_below[None]]))
-            from_above = upper * (plane_above - x[0])
-            results.append(flux + jnp.concatenate([from_above[None], flux[:-1]]))
+            x_above = jnp.concatenate([plane_above[None], x[:-1]])
+            x_below = jnp.concatenate([x[1:], plane_below[None]])
+            results.append(upper * (x_above - x) + lower * (x - x_below))
         return results
 
 
