@@ -118,8 +118,8 @@ class Layers:
         first, last = (jnp.stack([x[i] for x in fields]) for i in (0, -1))
         above = jnp.unstack(partitioning.from_neighbour(last, LEVEL, -1))
         below = jnp.unstack(partitioning.from_neighbour(first, LEVEL, 1))
-        # Not one flux that is shifted by a layer: XLA fuses it into the forces, which
-        # are then not vectorised.
+        # Not one flux that is shifted by a layer: XLA would fuse it into the forces,
+        # which then take three times as long on a CPU.
         results = []
         for x, plane_above, plane_below in zip(fields, above, below, strict=True):
             x_above = jnp.concatenate([plane_above[None], x[:-1]])
