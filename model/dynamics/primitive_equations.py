@@ -32,9 +32,10 @@ from model.vertical.layers import (
     PlaneSums,
     all_layers,
     on_layers,
-    running_sums,
     sum_layers,
     sums_below,
+    sums_of_all,
+    times,
 )
 from model.vertical.sigma import SigmaLevels
 from model.vertical.surface import on_levels
@@ -190,7 +191,9 @@ class PrimitiveEquations:
         if aliased:
             spectral += [h.laplacian(lnps), *h.cos_gradient(whole.tracers[HUMIDITY])]
         products = functools.partial(self._products, list(state.tracers))
-        f_u, f_v, energy, *modal, lnps = h.at_points(products, spectral)
+        f_u, f_v, energy, *modal, lnps = h.at_points(
+            products, self._point_matrices(), spectral
+        )
         vorticity = h.curl(f_u, f_v)
         divergence = h.divergence(f_u, f_v) - h.laplacian(energy)
         if aliased:
@@ -215,14 +218,39 @@ class PrimitiveEquations:
             tendency, divergence=tendency.divergence - on_levels(ground, levels)
         )
 
+    def _point_matrices(self) -> dict[str, jax.Array]:
+        """What multiplies columns of own layers' points, each [k, own level]."""
+        tables = {
+            "exchange_above": self.layers.exchange_above,
+            "exchange_below": self.layers.exchange_below,
+            "omega": self.layers.omega,
+            "heating": self.heating,
+        }
+        matrices = {name: self._own_columns(x) for name, x in tables.items()}
+        thickness = self.layers.thickness[None]
+        matrices["heating"] = jnp.concatenate([matrices["heating"], thickness])
+        matrices["geopotential"] = self.layers.geopotential_matrix
+        return matrices
+
+    def _own_columns(self, matrix: jax.Array) -> jax.Array:
+        """[k, all levels] -> [k, own level]."""
+        own = len(self.layers.thickness)
+        start = partitioning.index(LEVEL) * own
+        return jax.lax.dynamic_slice_in_dim(matrix, start, own, axis=1)
+
     def _products(
-        self, names: list[str], sin_latitude: jax.Array, fields: list[jax.Array]
+        self,
+        names: list[str],
+        sin_latitude: jax.Array,
+        matrices: dict[str, jax.Array],
+        fields: list[jax.Array],
     ) -> list[jax.Array]:
         """The products of the explicit part, of own latitudes' fields [plane, ...].
 
         Args:
           names: of the tracers.
           sin_latitude: of the points.
+          matrices: see `_point_matrices`.
           fields: as `explicit` puts them together.
 
         Returns:
@@ -247,14 +275,22 @@ class PrimitiveEquations:
 
         thickness = on_layers(layers.thickness, temp)
         pressure_advection = sec2 * (u * p_lon + v * p_lat)
-        full = (div + pressure_advection) * thickness
-        slow = sum_layers(pressure_advection * thickness)
-        moist = [layers.hydrostatic_weight(virtual * (temp + tref))] if humid else []
-        sums, below, slow = running_sums([full], moist, slow)
-        full_sum, full_total = sums[0]
-        sigma_dot = layers.sigma_dot(full, full_sum, full_total)
+        full = div + pressure_advection
+        virtual_temp = virtual * (temp + tref)
+        heated = times(matrices["heating"], pressure_advection)
+        linear_heating, slow = heated[:-1], heated[-1]
+        planes = [sum_layers(full * thickness), slow]
+        if humid:
+            planes.append(sum_layers(layers.hydrostatic_weight(virtual_temp)))
+        of_full, slow, *of_moist = sums_of_all(planes)
+        above, below, omega = (
+            self._with_others(
+                getattr(layers, name), times(matrices[name], full), of_full
+            )
+            for name in ("exchange_above", "exchange_below", "omega")
+        )
         u_advection, v_advection, *advection = layers.advection(
-            sigma_dot, [u, v, temp, *tracers.values()]
+            *(above, below), [u, v, temp, *tracers.values()]
         )
 
         gradient_temp = temp * (1 + weight)
@@ -268,14 +304,13 @@ class PrimitiveEquations:
         explained = units.VAPOUR_GAS_RATIO - units.VAPOUR_HEAT_RATIO
         moist_temp = (temp * (1 + virtual) + tref * explained * q) / heat_capacity
         heating = units.KAPPA * (
-            tref * pressure_advection
-            + moist_temp * (pressure_advection - layers.omega(full, full_sum))
+            tref * pressure_advection + moist_temp * (pressure_advection - omega)
         )
-        heating -= self._linear_heating(pressure_advection, slow)
+        heating -= self._with_others(self.heating, linear_heating, slow)
         energy = sec2 * (u * u + v * v) / 2
         if humid:
-            buoyancy = layers.geopotential(virtual * (temp + tref), below[0])
-            energy += units.GAS_CONSTANT * buoyancy
+            buoyancy = times(matrices["geopotential"], virtual_temp)
+            energy += units.GAS_CONSTANT * (buoyancy + of_moist[0].below)
 
         products = [force_u * sec2, force_v * sec2, energy]
         if of_aliased:
@@ -292,21 +327,22 @@ class PrimitiveEquations:
             products += [source, u * x * sec2, v * x * sec2]
         return [*products, -slow.total[None]]
 
-    def _linear_heating(self, x: jax.Array, sums: PlaneSums) -> jax.Array:
-        """H x on own layers, given the sums of x ds on the other devices' layers.
+    def _with_others(
+        self, matrix: jax.Array, product: jax.Array, sums: PlaneSums
+    ) -> jax.Array:
+        """A matrix [level, all levels] times the layers of all devices.
 
-        Of all layers above one, and of all below, H takes nothing but such a sum.
+        Args:
+          matrix: one that takes nothing but the sums of x ds of all layers above a
+            device's own, and of all below.
+          product: the same times own layers, [level, ...].
+          sums: of x ds.
         """
-        layers = len(x)
-        start = partitioning.index(LEVEL) * layers
-        own = jax.lax.dynamic_slice_in_dim(self.heating, start, layers, axis=1)
-        heating = _vertical(own, x)
-        if partitioning.size(LEVEL) > 1:
-            of_above = self.heating[:, 0] / self.thickness[0]
-            of_below = self.heating[:, -1] / self.thickness[-1]
-            heating += on_layers(of_above, x) * sums.above
-            heating += on_layers(of_below, x) * sums.below
-        return heating
+        if partitioning.size(LEVEL) == 1:
+            return product
+        of_above = on_layers(matrix[:, 0] / self.thickness[0], product)
+        of_below = on_layers(matrix[:, -1] / self.thickness[-1], product)
+        return product + of_above * sums.above + of_below * sums.below
 
     # ---- linear part
 

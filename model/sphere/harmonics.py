@@ -31,7 +31,12 @@ from model.partitioning import LAT
 from model.precision import Precision, transform_precision
 from model.sphere import legendre
 from model.sphere.grids import GaussianGrid, fold
-from model.sphere.transforms import QuarterCircle, WholeCircle, point_weights
+from model.sphere.transforms import (
+    Matrices,
+    QuarterCircle,
+    WholeCircle,
+    point_weights,
+)
 
 T = TypeVar("T")
 
@@ -292,22 +297,24 @@ class SphericalHarmonics:
 
     def at_points(
         self,
-        function: Callable[[jax.Array, list[jax.Array]], list[jax.Array]],
+        function: Callable[[jax.Array, Matrices, list[jax.Array]], list[jax.Array]],
+        matrices: Matrices,
         fields: list[jax.Array],
     ) -> list[jax.Array]:
         """Products of fields, formed where they are cheapest.
 
         Args:
-          function: of sin(latitude) and grid-point values [plane, ...] of all fields,
-            on own latitudes, to products of the same shape. It may assume nothing
-            about the axes of points.
+          function: of sin(latitude), the matrices and grid-point values [plane, ...] of
+            all fields, on own latitudes, to products of the same shape. It may assume
+            nothing about the axes of points.
+          matrices: by which the function multiplies planes, [k, plane], by name.
           fields: spectral, each [plane, 2, m, l].
 
         Returns:
           The products as `to_modal` makes them, without `clip`.
         """
-        products = self.transform.at_points(function, self.sin_latitude)(
-            self.transform.to_points(fields)
+        products = self.transform.at_points(
+            function, self.sin_latitude, matrices, self.transform.to_points(fields)
         )
         return self.transform.from_points(products)
 

@@ -28,6 +28,7 @@ from model.sphere import legendre
 from model.sphere.grids import GaussianGrid, fold
 
 Fields = list[jax.Array]
+Matrices = dict[str, jax.Array]
 
 
 @functools.partial(
@@ -123,11 +124,13 @@ class WholeCircle:
 
     def at_points(
         self,
-        function: Callable[[jax.Array, Fields], Fields],
+        function: Callable[[jax.Array, Matrices, Fields], Fields],
         sin_latitude: jax.Array,
-    ) -> Callable[[Fields], Fields]:
-        """A function of sin(latitude) and fields [plane, ...], for all points."""
-        return functools.partial(function, sin_latitude)
+        matrices: Matrices,
+        fields: Fields,
+    ) -> Fields:
+        """A function of sin(latitude), matrices and fields [plane, ...]."""
+        return function(sin_latitude, matrices, fields)
 
 
 @functools.partial(
@@ -233,13 +236,23 @@ class QuarterCircle:
 
     def at_points(
         self,
-        function: Callable[[jax.Array, Fields], Fields],
+        function: Callable[[jax.Array, Matrices, Fields], Fields],
         sin_latitude: jax.Array,
-    ) -> Callable[[Fields], Fields]:
-        """A function of sin(latitude) and fields [plane, latitude], for all points."""
+        matrices: Matrices,
+        fields: Fields,
+    ) -> Fields:
+        """A function of sin(latitude), matrices and fields [plane, latitude].
+
+        Every place and longitude has a copy of the matrices: with one for all, fields
+        would be moved before and after each product.
+        """
         of_places = jnp.repeat(sin_latitude[..., 0], 4, axis=0)
-        for_longitudes = jax.vmap(function, in_axes=(None, 0))
-        return functools.partial(jax.vmap(for_longitudes), of_places)
+        places = fields[0].shape[:2]
+        matrices = jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (*places, *x.shape)), matrices
+        )
+        for_longitudes = jax.vmap(function, in_axes=(None, 0, 0))
+        return jax.vmap(for_longitudes)(of_places, matrices, fields)
 
     def _joined(self, points: jax.Array) -> jax.Array:
         places = points.reshape(2, 4, *points.shape[1:]).transpose(3, 0, 4, 1, 2)
@@ -255,8 +268,8 @@ class QuarterCircle:
 
     def _synthesised(self, modal: jax.Array) -> jax.Array:
         planes, _, m, l = modal.shape  # noqa: E741
-        waves = self._turned(modal, 1).reshape(2, planes, m // 2, 2, l // 2, 2)
-        waves = waves.transpose(0, 5, 3, 2, 1, 4)
+        waves = self._turned(modal).reshape(planes, 2, m // 2, 2, l // 2, 2)
+        waves = waves.transpose(1, 5, 3, 2, 0, 4)
         waves = self._einsum("cpamxk,cpamkj->cpamxj", waves, _twice(self.synthesis, 0))
         if self.transposes:
             waves = partitioning.all_to_all(waves, LAT, split=-1, join=3)
@@ -279,16 +292,22 @@ class QuarterCircle:
         waves = self._einsum("cpamxj,cpamjk->cpamxk", waves, _twice(self.analysis, 0))
         *_, m, planes, l = waves.shape  # noqa: E741
         modal = waves.transpose(4, 0, 3, 2, 5, 1).reshape(planes, 2, 2 * m, 2 * l)
-        return self._turned(modal, -1).swapaxes(0, 1)
+        return self._turned_back(modal)
 
-    def _turned(self, modal: jax.Array, sign: int) -> jax.Array:
-        """[plane, 2, m, l] half a cell to the east, or back, as [2, plane, m, l]."""
+    def _turned(self, modal: jax.Array) -> jax.Array:
+        """[plane, 2, m, l] half a cell to the east."""
+        along, across = jnp.unstack(self.turn)
+        # Nothing is stacked, so that XLA makes it one with what moves waves about.
+        return along * modal + jnp.stack([-across, across]) * jnp.flip(modal, axis=1)
+
+    def _turned_back(self, modal: jax.Array) -> jax.Array:
+        """[plane, 2, m, l] half a cell to the west."""
         cosine, sine = jnp.unstack(modal, axis=1)
         along, across = jnp.unstack(self.turn)
-        across = sign * across
+        # Stacked, so that XLA does not repeat it in every derivative that follows.
         return jnp.stack(
-            [cosine * along - sine * across, cosine * across + sine * along]
-        )
+            [cosine * along + sine * across, sine * along - cosine * across]
+        ).swapaxes(0, 1)
 
     def _einsum(self, subscripts: str, x: jax.Array, y: jax.Array) -> jax.Array:
         return einsum(subscripts, x, y, self.precision)

@@ -19,79 +19,54 @@ from model import partitioning
 from model.partitioning import LEVEL
 from model.vertical.sigma import SigmaLevels
 
-_TABLES = (
-    "thickness",
-    "upper_edge",
-    "lower_edge",
-    "alpha",
-    "alpha_above",
-    "per_spacing_below",
-    "per_spacing_above",
-)
+_OWN = ("thickness", "alpha", "alpha_above")
+_MATRICES = ("exchange_above", "exchange_below", "omega")
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=list(_TABLES), meta_fields=[]
+    jax.tree_util.register_dataclass, data_fields=[*_OWN, *_MATRICES], meta_fields=[]
 )
 @dataclasses.dataclass(frozen=True)
 class Layers:
-    """Tables of a device's own layers, each [level].
+    """Tables of a device's own layers.
 
     Attributes:
-      thickness: in sigma.
-      upper_edge, lower_edge: sigma.
+      thickness: in sigma, [level].
       alpha, alpha_above: half the differences of ln(sigma) between this layer's centre
-        and that of the layer below, and above (0 at the top; to the ground, whole).
-      per_spacing_below, per_spacing_above: 1 / distance in sigma to the next centre
-        below, and above; 0 at the ground and the top, through which nothing flows.
+        and that of the layer below, and above (0 at the top; to the ground, whole),
+        [level].
+      exchange_above, exchange_below: half of sigma-dot at the upper, and lower, edges
+        over the distance in sigma to the next centre, made of divergence +
+        v . grad(ln ps) of all layers; 0 at the top and the ground, through which
+        nothing flows; [level, all levels].
+      omega: v . grad(ln ps) - omega / p, made of the same, [level, all levels].
     """
 
     thickness: jax.Array
-    upper_edge: jax.Array
-    lower_edge: jax.Array
     alpha: jax.Array
     alpha_above: jax.Array
-    per_spacing_below: jax.Array
-    per_spacing_above: jax.Array
+    exchange_above: jax.Array
+    exchange_below: jax.Array
+    omega: jax.Array
 
     @classmethod
     def create(cls, sigma: SigmaLevels, dtype: jnp.dtype) -> "Layers":
-        per_spacing = 1 / np.diff(sigma.centers)
+        per_distance = 1 / np.diff(sigma.centers)[:, None]
+        exchange = sigma.sigma_dot_matrix[:-1] * per_distance / 2
+        nothing = np.zeros((1, sigma.layers))
         tables = dict(
             thickness=sigma.thickness,
-            upper_edge=sigma.boundaries[:-1],
-            lower_edge=sigma.boundaries[1:],
             alpha=sigma.alpha,
             alpha_above=np.append(0, sigma.alpha[:-1]),
-            per_spacing_below=np.append(per_spacing, 0),
-            per_spacing_above=np.append(0, per_spacing),
+            exchange_above=np.concatenate([nothing, exchange]),
+            exchange_below=np.concatenate([exchange, nothing]),
+            omega=sigma.omega_matrix,
         )
         return cls(**{name: jnp.asarray(x, dtype) for name, x in tables.items()})
 
     def layout(self) -> "Layers":
         """Where the tables lie: `PartitionSpec`s in their places."""
-        return Layers(**dict.fromkeys(_TABLES, P(LEVEL)))
-
-    def sigma_dot(
-        self, x: jax.Array, downward: jax.Array, total: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """sigma-dot at the upper edges of layers, and at the lower ones.
-
-        Args:
-          x: (divergence + v . grad ln ps) times thickness, [level, ...].
-          downward, total: its `running_sums`.
-
-        Returns:
-          Both [level, ...].
-        """
-        upper = on_layers(self.upper_edge, x) * total - (downward - x)
-        lower = on_layers(self.lower_edge, x) * total - downward
-        return upper, lower
-
-    def omega(self, x: jax.Array, downward: jax.Array) -> jax.Array:
-        """v . grad(ln ps) - omega / p, [level, ...]; arguments as of `sigma_dot`."""
-        sums = on_layers(self.alpha / self.thickness, x) * downward
-        return sums + on_layers(self.alpha_above / self.thickness, x) * (downward - x)
+        return Layers(**dict.fromkeys([*_OWN, *_MATRICES], P(LEVEL)))
 
     def hydrostatic_weight(self, temperature: jax.Array) -> jax.Array:
         """What each layer adds to the geopotential, over R, of those above it."""
@@ -104,27 +79,37 @@ class Layers:
         """
         return on_layers(self.alpha, temperature) * temperature + below
 
+    @property
+    def geopotential_matrix(self) -> jax.Array:
+        """The same made of the temperature of own layers alone, [level, own level]."""
+        weights = jnp.broadcast_to(
+            self.alpha + self.alpha_above, (len(self.alpha),) * 2
+        )
+        return jnp.triu(weights, 1) + jnp.diag(self.alpha)
+
     def advection(
-        self, sigma_dot: tuple[jax.Array, jax.Array], fields: Sequence[jax.Array]
+        self, above: jax.Array, below: jax.Array, fields: Sequence[jax.Array]
     ) -> list[jax.Array]:
         """- sigma-dot dx/d(sigma), centred, of every field [level, ...].
 
         The planes next to a device's layers come from its neighbours, those of all
         fields together.
+
+        Args:
+          above, below: what `exchange_above` and `exchange_below` make, [level, ...].
+          fields: to be advected.
         """
-        upper, lower = sigma_dot
-        upper = upper * on_layers(self.per_spacing_above, upper) / 2
-        lower = lower * on_layers(self.per_spacing_below, lower) / 2
         first, last = (jnp.stack([x[i] for x in fields]) for i in (0, -1))
-        above = jnp.unstack(partitioning.from_neighbour(last, LEVEL, -1))
-        below = jnp.unstack(partitioning.from_neighbour(first, LEVEL, 1))
+        planes_above = jnp.unstack(partitioning.from_neighbour(last, LEVEL, -1))
+        planes_below = jnp.unstack(partitioning.from_neighbour(first, LEVEL, 1))
         # Not one flux that is shifted by a layer: XLA would fuse it into the forces,
         # which then take three times as long on a CPU.
         results = []
-        for x, plane_above, plane_below in zip(fields, above, below, strict=True):
+        planes = zip(fields, planes_above, planes_below, strict=True)
+        for x, plane_above, plane_below in planes:
             x_above = jnp.concatenate([plane_above[None], x[:-1]])
             x_below = jnp.concatenate([x[1:], plane_below[None]])
-            results.append(upper * (x_above - x) + lower * (x - x_below))
+            results.append(above * (x_above - x) + below * (x - x_below))
         return results
 
 
@@ -141,15 +126,11 @@ def sum_layers(x: jax.Array) -> jax.Array:
 
 def sums_below(x: jax.Array) -> jax.Array:
     """Sums of a device's own layers below each: [level, ...] -> [level, ...]."""
-    return _times(np.triu(np.ones((x.shape[0],) * 2), 1), x)
+    return times(np.triu(np.ones((x.shape[0],) * 2), 1), x)
 
 
-def _sums_down_to(x: jax.Array) -> jax.Array:
-    """Sums of a device's own layers down to each, that one included."""
-    return _times(np.tril(np.ones((x.shape[0],) * 2)), x)
-
-
-def _times(matrix: np.ndarray, x: jax.Array) -> jax.Array:
+def times(matrix: jax.Array | np.ndarray, x: jax.Array) -> jax.Array:
+    """[k, level] times [level, ...]."""
     matrix = jnp.asarray(matrix, x.dtype)
     return jnp.einsum("kj,j...->k...", matrix, x, precision="highest")
 
@@ -165,33 +146,6 @@ class PlaneSums(NamedTuple):
     above: jax.Array
     below: jax.Array
     total: jax.Array
-
-
-def running_sums(
-    downward: Sequence[jax.Array], upward: Sequence[jax.Array], plane: jax.Array
-) -> tuple[list[tuple[jax.Array, jax.Array]], list[jax.Array], PlaneSums]:
-    """Sums over the layers of all devices, with one exchange of planes.
-
-    Args:
-      downward: fields [level, ...] to be summed from the top.
-      upward: fields [level, ...] to be summed from the ground.
-      plane: a sum over own layers, [...].
-
-    Returns:
-      For each of `downward` the sums of all layers down to each, that one included
-      [level, ...], and the total [...]; for each of `upward` the sums of all layers
-      below each, [level, ...]; and the sums of the plane.
-    """
-    down = [_sums_down_to(x) for x in downward]
-    up = [sums_below(x) for x in upward]
-    planes = [x[-1] for x in down]
-    planes += [sums[0] + x[0] for sums, x in zip(up, upward, strict=True)]
-    *sums, of_plane = sums_of_all([*planes, plane])
-    if partitioning.size(LEVEL) > 1:
-        down = [x + of.above for x, of in zip(down, sums, strict=False)]
-        up = [x + of.below for x, of in zip(up, sums[len(down) :], strict=True)]
-    totals = [of.total for of in sums[: len(down)]]
-    return list(zip(down, totals, strict=True)), up, of_plane
 
 
 def sums_of_all(planes: Sequence[jax.Array]) -> list[PlaneSums]:

@@ -90,11 +90,15 @@ def test_whole_and_quarter_circles_give_the_same(harmonics):
     assert norm(other.to_nodal(x) - nodal) < 1e-13 * norm(nodal)
     assert norm(other.to_modal(nodal) - x) < 1e-12 * norm(x)
 
-    def products(sin_latitude, fields):
+    def products(sin_latitude, matrices, fields):
         (a,) = fields
-        return [a * jnp.roll(a, 1, axis=0) * sin_latitude, a[:1] / (2 + sin_latitude)]
+        mixed = jnp.einsum("kj,j...->k...", matrices["mixing"], a)
+        return [a * mixed * sin_latitude, a[:1] / (2 + sin_latitude)]
 
-    pairs = zip(*(h.at_points(products, [x]) for h in (harmonics, other)), strict=True)
+    mixing = {"mixing": jnp.asarray([[0.5, 2.0], [-1.0, 0.25]])}
+    pairs = zip(
+        *(h.at_points(products, mixing, [x]) for h in (harmonics, other)), strict=True
+    )
     assert all(norm(a - b) < 1e-12 * norm(b) for a, b in pairs)
 
 
