@@ -36,6 +36,12 @@ MODAL_SURFACE = P(None, LAT)  # [2, m, l]
 COLUMN_SURFACE = P(None, LAT, LEVEL)  # [2, latitude, longitude]
 
 
+def platform() -> str:
+    """Of the devices that the program is made for: the mesh's, or JAX's own."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
 def size(axis: str) -> int:
     """Number of devices along `axis` that share what is being computed."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model import partitioning
 from model.precision import NETWORKS
 
 KERNEL = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
@@ -18,8 +19,9 @@ Dtype = Literal["float32", "bfloat16"]
 """Of products. With bfloat16 their factors are rounded to it; parameters, sums and what
 passes between layers stay in float32."""
 
-# Columns that go through a tower together, and groups of them one after another. Of
-# more, the TPU compiler makes programs so large that it takes minutes for each tower.
+# Columns that go through a tower together on a TPU, and groups of them one after
+# another. Of more, its compiler makes programs so large that it takes minutes for each
+# tower. Elsewhere all go together: groups are copied.
 GROUP = 1024
 
 
@@ -156,13 +158,15 @@ class Tower(nnx.Module):
 
 
 def in_groups(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """Applies a function of [feature, column] to [feature, ...], group by group.
+    """Applies a function of [feature, column] to [feature, ...]; in groups on a TPU.
 
     Returns:
       [output, ...], for columns of any shape [...].
     """
     columns = x.shape[1:]
     flat = x.reshape(len(x), -1)
+    if partitioning.platform() != "tpu":
+        return function(flat).reshape(-1, *columns)
     group = _largest_divisor(flat.shape[1], GROUP)
     groups = flat.reshape(len(flat), -1, group).swapaxes(0, 1)
     outputs = jax.lax.map(function, groups)
