@@ -9,6 +9,7 @@ import pytest
 from launch.published import gin
 from launch.published.checkpoint import read_published
 from tests.launch import papers
+from tests.launch.papers_config import CONFIGURATIONS, paper_config
 
 pytest.importorskip("neuralgcm.legacy.api", reason="needs the extra `judges`")
 
@@ -30,10 +31,10 @@ def test_parameters_of_the_paper(name, grid, count):
     assert sum(x.size for arrays in modules for x in arrays.values()) == count
 
 
-@pytest.mark.parametrize("name", papers.CONFIGURATIONS)
+@pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_another_grid_changes_nothing_else(name):
     paper, coarse = (
-        gin.parse(papers.paper_config(name, grid)).values for grid in (None, "TL31")
+        gin.parse(paper_config(name, grid)).values for grid in (None, "TL31")
     )
     differing = {x for x in paper.keys() & coarse.keys() if paper[x] != coarse[x]}
     assert differing <= {
@@ -63,7 +64,7 @@ def test_a_checkpoint_on_a_coarse_grid(name, tmp_path):
     papers.write_checkpoint(path, name, statics, "TL31")
 
     published = read_published(path)
-    assert published.config == papers.paper_config(name, "TL31")
+    assert published.config == paper_config(name, "TL31")
     for key, values in statics.items():
         np.testing.assert_array_equal(published.statics[key], values)
     for key, values in published.parameters.items():

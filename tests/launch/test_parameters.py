@@ -7,7 +7,7 @@ import pytest
 from launch.cli import main
 from launch.published.gin import parse
 from launch.published.options import model_config
-from tests.launch import papers
+from tests.launch.papers_config import paper_config
 from train.config import load_config, to_json
 
 # Facts of the paper's models; a third party counted the same totals.
@@ -80,7 +80,7 @@ def test_parameters_by_part(name, capsys):
 @pytest.mark.parametrize("name", PARTS)
 def test_models_are_those_of_the_published_configurations(name):
     pytest.importorskip("neuralgcm", reason="needs the extra `judges`")
-    published = model_config(parse(papers.paper_config(PUBLISHED[name])))
+    published = model_config(parse(paper_config(PUBLISHED[name])))
     ours = to_json(load_config(f"configs/{name}.py"))["model"]
     theirs = to_json(published)["model"]
     assert published.data.grid == load_config(f"configs/{name}.py").data.grid
@@ -100,7 +100,7 @@ def test_options_that_are_not_known_are_refused_by_name(monkeypatch):
     from pipeline.errors import UserError
 
     pytest.importorskip("neuralgcm", reason="needs the extra `judges`")
-    text = papers.paper_config("stochastic_1_4_deg")
+    text = paper_config("stochastic_1_4_deg")
     for change, name in [
         ("\nadvance/SoftClip.max_value = 8\n", "advance/SoftClip.max_value = 8"),
         ("\nDycore.new_option = True\n", "Dycore.new_option"),

@@ -30,6 +30,7 @@ from neuralgcm.legacy import stochastic  # noqa: E402
 
 from tests.launch import papers  # noqa: E402
 from tests.launch.official import Official, frame_of  # noqa: E402
+from tests.launch.papers_config import CONFIGURATIONS  # noqa: E402
 from tests.launch.test_published_checkpoint import mini  # noqa: E402, F401
 
 HIGHEST = 100  # hPa; forecasts are compared from here down
@@ -149,7 +150,7 @@ def test_the_toy_forecasts_as_the_official_package(mini, hours):  # noqa: F811
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", papers.CONFIGURATIONS)
+@pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_random_weights_in_the_papers_architectures(name, tmp_path, monkeypatch):
     """Encode, an hour, decode; on a coarse grid, all else as in the paper."""
     path = tmp_path / "checkpoint.pkl"
