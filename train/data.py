@@ -252,7 +252,7 @@ class Loader:
             .seed(seed)
             .shuffle()
             .repeat()
-            .batch(batch)
+            .batch(batch, drop_remainder=True)  # or one sample overflows a length
             .map(self._reader.read)
             .to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2))
         )

@@ -46,11 +46,12 @@ def test_loader_splits_fields_over_the_mesh(windows):
     assert shard.shape == (2, 3, 8, 2, 4, 16)
 
 
-def test_every_epoch_holds_every_window_once_in_another_order(windows):
-    loader = Loader(windows, make_mesh(MeshShape()), batch=4, seed=1)
+@pytest.mark.parametrize("size", [1, 4])
+def test_every_epoch_holds_every_window_once_in_another_order(windows, size):
+    loader = Loader(windows, make_mesh(MeshShape()), batch=size, seed=1)
 
     def epoch():
-        batches = [next(loader) for _ in range(len(windows) // 4)]
+        batches = [next(loader) for _ in range(len(windows) // size)]
         stamps = [
             np.asarray(b["days"]).astype(int) * 86400 + np.asarray(b["seconds"])
             for b in batches
