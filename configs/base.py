@@ -104,6 +104,7 @@ def get_config() -> ConfigDict:
     config.train.steps = 1000
     config.train.batch = 4  # samples in a step, whatever the mesh
     config.train.members = 1  # of every sample, each with its own noise
+    config.train.skips = 10  # in a row: steps without a finite gradient change nothing
     config.train.log_every = 1  # steps
     config.train.checkpoint_every = 100  # steps
     config.train.checkpoint_minutes = 15.0  # after so long too; 0: by steps alone

@@ -217,13 +217,16 @@ class Loop:
         """Waits for a step, checks its loss, and writes its line."""
         self.latest.update({k: float(v) for k, v in values.items()})
         self.ledger.reach(step)
-        for name in ("loss", "gradient_norm"):
-            if not math.isfinite(self.latest[name]):
-                raise Diverged(
-                    f"the {name} is {self.latest[name]} at step {step}: lower "
-                    "optimizer.learning_rate or model.step_minutes, and run again from "
-                    f"the last checkpoint in {self.folder.path}"
-                )
+        skipped = int(self.latest["skipped"])
+        if skipped:
+            say(f"step {step} is skipped: the loss is {self.latest['loss']}")
+        if skipped > self.config.train.skips:
+            raise Diverged(
+                f"{skipped} steps in a row, up to step {step}, had no finite gradient "
+                f"(train.skips={self.config.train.skips}): lower "
+                "optimizer.learning_rate or model.step_minutes, and run again from the "
+                f"last checkpoint in {self.folder.path}"
+            )
         if step % self.config.train.log_every == 0:
             rate = float(self.schedule(step))
             self.writer.write(step, {**self.latest, "learning_rate": rate})

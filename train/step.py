@@ -185,8 +185,10 @@ def make_train_step(
 ) -> Callable[[NeuralGCM, TrainState, Batch], tuple[TrainState, Metrics]]:
     """The jitted step (model, state, batch) -> (state, metrics); `state` is donated.
 
-    `shardings` says where the state lies, before and after. `seed` is of all that is
-    random; every step has its own numbers.
+    `optimizer` is one that `optax.apply_if_finite` made. `shardings` says where the
+    state lies, before and after. `seed` is of all that is random; every step has its
+    own numbers. Among the metrics `skipped` counts the steps in a row, up to this one,
+    that left the parameters alone because their gradient was not finite.
     """
 
     def train_step(model, state, batch):
@@ -202,7 +204,12 @@ def make_train_step(
         # Early on the average follows closely, so that it forgets the first draw.
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
         ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
-        metrics = {"loss": value, **parts, "gradient_norm": optax.global_norm(gradient)}
+        metrics = {
+            "loss": value,
+            **parts,
+            "gradient_norm": optax.global_norm(gradient),
+            "skipped": optimizer_state.notfinite_count,
+        }
         new = TrainState(state.step + 1, params, ema, optimizer_state)
         return new, metrics
 

@@ -1,0 +1,75 @@
+"""Steps whose gradient is not finite leave the parameters alone."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from launch.cli import main
+from train import build
+from train.calibration import calibrate, with_scales
+from train.config import to_json
+from train.data import BatchReader, Windows
+from train.mesh import MeshShape, make_mesh, state_shardings, tree_shardings
+from train.step import initial_state, make_train_step
+
+
+@pytest.mark.parametrize("shape", [MeshShape(), MeshShape(data=2, level=2, lat=2)])
+def test_parameters_of_a_skipped_step_stay_as_they_were(tiny_store, tiny_config, shape):
+    tiny_config.model.step_minutes, tiny_config.optimizer.warmup_steps = 360, 0
+    spec = build.build_spec(tiny_config, tiny_store.grid, tiny_store.levels)
+    model = build.build_model(spec, tiny_store, shape.lat)
+    last = len(tiny_store.times) - 1
+    model = with_scales(model, calibrate(model, tiny_store, 0, last))
+    optimizer = build.build_optimizer(tiny_config)
+    mesh = make_mesh(shape)
+    reader = BatchReader(Windows(tiny_store, 0, last, frames=2, hours=6), mesh, 2)
+    batch = reader.to_devices(reader.read(np.arange(2)))
+    state = initial_state(spec, optimizer, seed=0)
+    shardings = state_shardings(mesh, state, ())
+    model = jax.device_put(model, tree_shardings(mesh, model.layout()))
+    state = jax.device_put(state, shardings)
+    weights = build.build_loss_weights(tiny_config)
+    step = make_train_step(optimizer, weights, 6, 0.9, mesh, shardings)
+
+    # One point of one sample.
+    temperature = batch["frames"]["temperature"]
+    poisoned = temperature.at[1, 1, 0, 0, 3, 5].set(jnp.inf)
+    poisoned = jax.device_put(poisoned, temperature.sharding)
+    bad = batch | {"frames": batch["frames"] | {"temperature": poisoned}}
+
+    before = jax.device_get(state)
+    for skipped in (1, 2):
+        state, metrics = step(model, state, bad)
+        assert metrics["skipped"] == skipped and not np.isfinite(metrics["loss"])
+        jax.tree.map(np.testing.assert_array_equal, state.params, before.params)
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            *(state.optimizer.inner_state, before.optimizer.inner_state),
+        )
+    assert state.step == 2
+    state, metrics = step(model, state, batch)
+    assert metrics["skipped"] == 0 and np.isfinite(metrics["loss"])
+    moved = jax.tree.map(
+        lambda x, y: not np.array_equal(x, y), state.params, before.params
+    )
+    assert any(jax.tree.leaves(moved))
+
+
+@pytest.mark.drill
+def test_a_run_ends_after_too_many(tmp_path, make_tiny_config, tiny_store, capsys):
+    """A step so long that parameters are spoiled for good."""
+    config = make_tiny_config()
+    config.model.step_minutes, config.data.frames = 360, 2
+    config.optimizer.learning_rate, config.optimizer.warmup_steps = 1e30, 0
+    config.train.steps, config.train.skips = 9, 2
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(to_json(config)))
+    with jax.enable_x64(False), pytest.raises(SystemExit) as end:
+        main(["train", f"--config={file}", f"--workdir={tmp_path / 'run'}"])
+    output = capsys.readouterr()
+    assert end.value.code == 2
+    assert "step 2 is skipped: the loss is" in output.out + output.err
+    assert "3 steps in a row, up to step 4, had no finite gradient" in output.err
