@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs import base
 from pipeline.errors import UserError
 
 # What a run's `config.json` says beside its configuration.
@@ -34,7 +35,13 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
         content = json.loads(file.read_text())
         for name in NO_CONFIGURATION & content.keys():
             del content[name]
-        config = ConfigDict(_tuples(content))
+        # A run may be older than an option: then it has the default.
+        config = base.get_config()
+        known = dict(leaves(config))
+        for key, _ in leaves(ConfigDict(content)):
+            if key not in known:
+                raise UserError(f"{path} has an unknown configuration key {key!r}")
+        config.update(_tuples(content))
     else:
         spec = importlib.util.spec_from_file_location(file.stem, file)
         module = importlib.util.module_from_spec(spec)

@@ -28,6 +28,7 @@ MAY_CHANGE = (
     "train.checkpoint_every",
     "train.checkpoint_minutes",
     "train.keep_",
+    "train.skips",
     "train.steps",
 )
 _MAY_PASS = (errno.ENOSPC, errno.EDQUOT)

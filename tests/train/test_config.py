@@ -73,6 +73,19 @@ def test_a_missing_file_is_told():
         load_config("configs/nothing.py")
 
 
+def test_older_run_has_defaults_of_later_options(tmp_path):
+    content = to_json(load_config("configs/demo.py", ["train.steps=7"]))
+    del content["train"]["skips"]
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(content))
+    known = load_config("configs/demo.py", ["train.steps=7"])
+    assert dict(leaves(load_config(str(file)))) == dict(leaves(known))
+    content["train"]["other"] = 1
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="unknown configuration key 'train.other'"):
+        load_config(str(file))
+
+
 def test_every_experiment_has_the_knobs_of_base():
     known = set(dict(leaves(load_config("configs/base.py"))))
     assert set(dict(leaves(load_config("configs/demo.py")))) == known
