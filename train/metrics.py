@@ -1,6 +1,7 @@
 """Metrics of a run: lines of JSON for machines, TensorBoard for people."""
 
 import json
+import math
 from collections.abc import Mapping
 
 from etils import epath
@@ -61,10 +62,14 @@ class MetricWriter:
         self.show(step, scalars)
 
     def show(self, step: int, scalars: Mapping[str, float]) -> None:
-        """To TensorBoard only: what differs from run to run, such as times."""
+        """To TensorBoard only: what differs from run to run, such as times.
+
+        What is not finite is a gap in its curve.
+        """
         if self._tensorboard is not None:
             for name, value in scalars.items():
-                self._tensorboard.add_scalar(name, value, step)
+                if math.isfinite(value):
+                    self._tensorboard.add_scalar(name, value, step)
 
     def flush(self) -> None:
         if self._tensorboard is not None:
