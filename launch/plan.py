@@ -79,7 +79,8 @@ def plan(
     state = device_bytes(planned.state)
     figures |= {
         "state": state,
-        "donated": measured.memory["aliased"] >= state,
+        # But for a flag of the optimizer, of which a step needs no old value.
+        "donated": measured.memory["aliased"] >= state - 1,
         "pace": pace(config, measured.cost.seconds),
     }
     if parsed:

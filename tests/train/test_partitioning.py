@@ -144,8 +144,8 @@ def test_mesh_agrees_with_one_device(mesh, dtype, model, on_mesh, on_one_device)
     assert set(metrics) == set(their_metrics)
     for name, value in metrics.items():
         assert value == pytest.approx(float(their_metrics[name]), rel=tolerance), name
-    # The donated state is overwritten, not copied.
-    size = sum(x.nbytes for x in jax.tree.leaves(expected))
+    # The donated state is overwritten, not copied; but for the flag of the last step.
+    size = sum(x.nbytes for x in jax.tree.leaves(expected) if x.dtype != bool)
     assert compiled.memory_analysis().alias_size_in_bytes >= size
     print(f"{mesh}, {dtype}: worst relative error of a leaf {worst:.1e}")
 
