@@ -80,7 +80,7 @@ def plan(
     figures |= {
         "state": state,
         # But for a flag of the optimizer, of which a step needs no old value.
-        "donated": measured.memory["aliased"] >= state - 1,
+        "donated": measured.memory["aliased"] >= state,
         "pace": pace(config, measured.cost.seconds),
     }
     if parsed:

@@ -38,8 +38,6 @@ def _digests(arrays: list[jax.Array]) -> jax.Array:
 
 
 def _digest(x: jax.Array) -> jax.Array:
-    if x.dtype == bool:
-        x = x.astype(jnp.uint8)
     width = x.dtype.itemsize
     if width >= 4:
         words = jax.lax.bitcast_convert_type(x, jnp.uint32)

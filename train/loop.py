@@ -222,7 +222,8 @@ class Loop:
         self.ledger.reach(step)
         skipped = int(self.latest["skipped"])
         if skipped:
-            say(f"step {step} is skipped: the loss is {self.latest['loss']}")
+            loss, norm = self.latest["loss"], self.latest["gradient_norm"]
+            say(f"step {step} is skipped: the loss is {loss}, the gradient {norm}")
         if skipped > self.config.train.skips:
             raise Diverged(
                 f"{skipped} steps in a row, up to step {step}, had no finite gradient "

@@ -32,12 +32,14 @@ class TrainState:
 
     Attributes:
       step: number of steps taken.
+      skipped: how many of the last steps, in a row, changed nothing else.
       params: of the networks, a nested dict.
       ema: exponential moving average of `params`, which forecasts use.
       optimizer: state of the optimizer.
     """
 
     step: jax.Array
+    skipped: jax.Array
     params: Params
     ema: Params
     optimizer: optax.OptState
@@ -64,13 +66,19 @@ def merge_networks(spec: ModelSpec, params: Params) -> Networks:
 def initial_state(
     spec: ModelSpec, optimizer: optax.GradientTransformation, seed: int
 ) -> TrainState:
-    """Freshly drawn parameters.
+    """Before the first step, with freshly drawn parameters.
 
     Call it within `jax.jit`, or within `jax.eval_shape` for the shapes alone.
     """
     _, params = split_networks(Networks(spec, nnx.Rngs(seed)))
+    return state_from(params, optimizer)
+
+
+def state_from(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """Before the first step, with these parameters."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
         params=params,
         ema=jax.tree.map(jnp.copy, params),
         optimizer=optimizer.init(params),
@@ -185,10 +193,9 @@ def make_train_step(
 ) -> Callable[[NeuralGCM, TrainState, Batch], tuple[TrainState, Metrics]]:
     """The jitted step (model, state, batch) -> (state, metrics); `state` is donated.
 
-    `optimizer` is one that `optax.apply_if_finite` made. `shardings` says where the
-    state lies, before and after. `seed` is of all that is random; every step has its
-    own numbers. Among the metrics `skipped` counts the steps in a row, up to this one,
-    that left the parameters alone because their gradient was not finite.
+    `shardings` says where the state lies, before and after. `seed` is of all that is
+    random; every step has its own numbers. A step whose loss or gradient is not finite
+    changes nothing but the state's counts.
     """
 
     def train_step(model, state, batch):
@@ -204,14 +211,21 @@ def make_train_step(
         # Early on the average follows closely, so that it forgets the first draw.
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
         ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
+        norm = optax.global_norm(gradient)
+        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        skipped = jnp.where(finite, 0, state.skipped + 1)
+        learned = jax.tree.map(
+            functools.partial(jnp.where, finite),
+            (params, ema, optimizer_state),
+            (state.params, state.ema, state.optimizer),
+        )
         metrics = {
             "loss": value,
             **parts,
-            "gradient_norm": optax.global_norm(gradient),
-            "skipped": optimizer_state.notfinite_count,
+            "gradient_norm": norm,
+            "skipped": skipped,
         }
-        new = TrainState(state.step + 1, params, ema, optimizer_state)
-        return new, metrics
+        return TrainState(state.step + 1, skipped, *learned), metrics
 
     # Stated output shardings keep the layout of the donated state.
     return jax.jit(

@@ -26,7 +26,7 @@ from train import build
 from train.checkpoint import Checkpoints
 from train.config import to_json
 from train.folder import Ground
-from train.step import Params, TrainState, initial_state
+from train.step import Params, initial_state, state_from
 
 
 def import_neuralgcm(path: str, output: str) -> None:
@@ -49,12 +49,7 @@ def import_neuralgcm(path: str, output: str) -> None:
     shapes = jax.eval_shape(lambda: initial_state(spec, optimizer, 0))
     _check_complete(params, shapes.params)
     params = jax.tree.map(jnp.asarray, params)
-    state = TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        ema=jax.tree.map(jnp.copy, params),
-        optimizer=optimizer.init(params),
-    )
+    state = state_from(params, optimizer)
     unfinished = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)

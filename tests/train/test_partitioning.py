@@ -20,7 +20,7 @@ SAMPLES, MEMBERS = 4, 2
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4}
 # With plain gradient descent the new parameters tell the gradient to every digit; Adam
 # would blow up what is left of gradients that vanish.
-OPTIMIZER = optax.apply_if_finite(optax.sgd(1e-2, momentum=0.9), 1)
+OPTIMIZER = optax.sgd(1e-2, momentum=0.9)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Steps whose gradient is not finite leave the parameters alone."""
 
+import dataclasses
 import json
 
 import jax
@@ -44,12 +45,9 @@ def test_parameters_of_a_skipped_step_stay_as_they_were(tiny_store, tiny_config)
     for skipped in (1, 2):
         state, metrics = step(model, state, bad)
         assert metrics["skipped"] == skipped and not np.isfinite(metrics["loss"])
-        jax.tree.map(np.testing.assert_array_equal, state.params, before.params)
-        jax.tree.map(
-            np.testing.assert_array_equal,
-            *(state.optimizer.inner_state, before.optimizer.inner_state),
-        )
-    assert state.step == 2
+        count = np.int32(skipped)
+        kept = dataclasses.replace(before, step=count, skipped=count)
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), kept)
     state, metrics = step(model, state, batch)
     assert metrics["skipped"] == 0 and np.isfinite(metrics["loss"])
     moved = jax.tree.map(
