@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import psutil
-from clu import metrics as clu_metrics
+from clu.metrics import Average
 from ml_collections import ConfigDict
 
 from pipeline.progress import progress
@@ -243,18 +243,21 @@ class Loop:
             if scores is None:
                 return False
             self.writer.write(self.step, scores)
-            say(f"step {self.step}: held-out loss {scores['eval_loss']:.4f}")
+            lost = 1 - scores["eval_finite"]
+            note = f", without the {lost:.0%} of windows that blew up" if lost else ""
+            say(f"step {self.step}: held-out loss {scores['eval_loss']:.4f}{note}")
         return True
 
     def _scores(self) -> dict[str, float] | None:
         """Mean metrics over held-out windows, evenly spread, named `eval_...`.
 
-        None if it was told to stop.
+        The means are over windows whose loss is finite; `eval_finite` is the part of
+        them. None if it was told to stop.
         """
         windows = self.experiment.held_out
         batch, count = self.config.train.batch, self.config.train.eval_batches
         numbers = np.linspace(0, len(windows) - 1, batch * count).round().astype(int)
-        averages: dict[str, clu_metrics.Average] = {}
+        averages: dict[str, Average] = {}
         for some in numbers.reshape(count, batch):
             self.dog.expect(self.config.run.step_minutes)
             loaded = self.reader.to_devices(self.reader.read(some))
@@ -263,9 +266,13 @@ class Loop:
             if motions.stop:
                 return None
             self.votes.repeat(motions)
-            for name, value in metrics.items():
-                value = jnp.asarray(np.asarray(value))
-                average = clu_metrics.Average.from_model_output(value)
+            values = {name: jnp.asarray(np.asarray(x)) for name, x in metrics.items()}
+            finite = jnp.isfinite(values["loss"])
+            of_batch = {
+                name: Average.from_model_output(x, finite) for name, x in values.items()
+            }
+            of_batch["finite"] = Average.from_model_output(finite)
+            for name, average in of_batch.items():
                 known = averages.get(name)
                 averages[name] = known.merge(average) if known else average
         return {f"eval_{name}": float(a.compute()) for name, a in averages.items()}

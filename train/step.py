@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from model.networks import Networks
 from model.neural_gcm import NeuralGCM
-from model.partitioning import AXES, varying
+from model.partitioning import AXES, LAT, LEVEL, SAMPLES, varying
 from model.spec import ModelSpec
 from train.data import Batch
 from train.losses import LossWeights, rollout_loss
@@ -85,21 +85,20 @@ def state_from(params: Params, optimizer: optax.GradientTransformation) -> Train
     )
 
 
-def part_of_loss(
+def losses_of_samples(
     model: NeuralGCM,
     params: Params,
     weights: LossWeights,
     batch: Batch,
     hours: int,
-    samples: int,
     key: jax.Array,
 ) -> tuple[jax.Array, Metrics]:
-    """One device's part of the mean loss over `samples`, and of its metrics.
+    """One device's part of its samples' losses and of their metrics, [sample].
 
-    `samples` counts every member; a member's random numbers depend on `key` and on
-    which it is, not on where it is computed.
+    Every member is a sample; its random numbers depend on `key` and on which it is,
+    not on where it is computed.
 
-    Arguments are the device's parts too; the sum over the mesh is the whole.
+    Arguments are the device's parts too; the sum over `level` and `lat` is the whole.
     """
     networks = merge_networks(model.spec, params)
 
@@ -109,8 +108,7 @@ def part_of_loss(
         return rollout_loss(model, networks, weights, frames, time, hours, own)
 
     names = ("frames", "days", "seconds", "sample", "member")
-    losses = jax.vmap(sample)(*(batch[name] for name in names))
-    return jax.tree.map(lambda x: jnp.sum(x) / samples, losses)
+    return jax.vmap(sample)(*(batch[name] for name in names))
 
 
 def loss_and_gradient(
@@ -131,25 +129,19 @@ def loss_and_gradient(
 
     def part(model, params, batch, key):
         model, params, batch, key = varying((model, params, batch, key))
+        key = jax.random.wrap_key_data(key)
 
         def loss(params):
-            return part_of_loss(
-                model,
-                params,
-                weights,
-                batch,
-                hours,
-                samples,
-                jax.random.wrap_key_data(key),
-            )
+            losses = losses_of_samples(model, params, weights, batch, hours, key)
+            return jax.tree.map(lambda x: jnp.sum(x) / samples, losses)
 
         return jax.lax.psum(jax.value_and_grad(loss, has_aux=True)(params), AXES)
 
     data = jax.random.key_data(key)
-    return _on_mesh(part, mesh, model, batch)(model, params, batch, data)
+    return _on_mesh(part, mesh, model, batch, P())(model, params, batch, data)
 
 
-def mean_loss(
+def losses_of_batch(
     model: NeuralGCM,
     params: Params,
     weights: LossWeights,
@@ -158,20 +150,22 @@ def mean_loss(
     mesh: Mesh,
     key: jax.Array,
 ) -> tuple[jax.Array, Metrics]:
-    """Mean loss over a batch, and its metrics."""
-    samples = len(batch["days"])
+    """Losses of a batch's samples and their metrics, [sample]."""
 
     def part(model, params, batch, key):
         model, params, batch, key = varying((model, params, batch, key))
         key = jax.random.wrap_key_data(key)
-        losses = part_of_loss(model, params, weights, batch, hours, samples, key)
-        return jax.lax.psum(losses, AXES)
+        losses = losses_of_samples(model, params, weights, batch, hours, key)
+        return jax.lax.psum(losses, (LEVEL, LAT))
 
     data = jax.random.key_data(key)
-    return _on_mesh(part, mesh, model, batch)(model, params, batch, data)
+    on_mesh = _on_mesh(part, mesh, model, batch, P(SAMPLES))
+    return on_mesh(model, params, batch, data)
 
 
-def _on_mesh(part: Callable, mesh: Mesh, model: NeuralGCM, batch: Batch) -> Callable:
+def _on_mesh(
+    part: Callable, mesh: Mesh, model: NeuralGCM, batch: Batch, out_specs: P
+) -> Callable:
     """`part(model, params, batch, key)` on every device, with parameters whole."""
     layouts = (
         model.layout(),
@@ -179,7 +173,7 @@ def _on_mesh(part: Callable, mesh: Mesh, model: NeuralGCM, batch: Batch) -> Call
         jax.tree.map(lambda x: batch_layout(x.ndim), batch),
         P(),
     )
-    return jax.shard_map(part, mesh=mesh, in_specs=layouts, out_specs=P())
+    return jax.shard_map(part, mesh=mesh, in_specs=layouts, out_specs=out_specs)
 
 
 def make_train_step(
@@ -238,11 +232,11 @@ def make_train_step(
 def make_eval_step(
     weights: LossWeights, hours: int, mesh: Mesh, seed: int = 0
 ) -> Callable[[NeuralGCM, Params, Batch], Metrics]:
-    """The jitted evaluation (model, params, batch) -> metrics."""
+    """The jitted evaluation (model, params, batch) -> metrics of each sample."""
 
     def eval_step(model, params, batch):
         key = jax.random.fold_in(jax.random.key(seed), _EVALUATION)
-        loss, parts = mean_loss(model, params, weights, batch, hours, mesh, key)
+        loss, parts = losses_of_batch(model, params, weights, batch, hours, mesh, key)
         return {"loss": loss, **parts}
 
-    return jax.jit(eval_step)
+    return jax.jit(eval_step, out_shardings=replicated(mesh))
