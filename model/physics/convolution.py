@@ -3,9 +3,13 @@
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
-from model.physics.towers import KERNEL, Dtype, in_groups, products
+from model.physics.products import Dtype, product
+from model.physics.towers import KERNEL, in_groups
+
+BLOCK = 4  # levels; of more, most of a kernel is zeros
 
 
 class VerticalConvolution(nnx.Module):
@@ -37,10 +41,10 @@ class VerticalConvolution(nnx.Module):
                 *(before, after, (width,)),
                 kernel_init=KERNEL,
                 rngs=rngs,
-                **products(dtype),
             )
             for before, after in zip(sizes, sizes[1:], strict=False)
         )
+        self.dtype = dtype
 
     def __call__(self, fields: jax.Array) -> jax.Array:
         """[channel, level, ...] -> [output, level, ...], for columns [...]."""
@@ -50,11 +54,41 @@ class VerticalConvolution(nnx.Module):
         # Much is computed from little: recomputed in the backward pass.
         @jax.checkpoint
         def on_group(group: jax.Array) -> jax.Array:
-            x = group.reshape(channels, levels, -1).transpose(2, 1, 0)
+            x = group.reshape(channels, levels, -1)
             *hidden, last = self.layers
             for layer in hidden:
-                x = nnx.gelu(layer(x))
-            return last(x).transpose(2, 1, 0).reshape(-1, len(x))
+                x = nnx.gelu(over_levels(layer, x, self.dtype))
+            return over_levels(last, x, self.dtype).reshape(-1, x.shape[-1])
 
         outputs = in_groups(on_group, flat)
         return outputs.reshape(-1, levels, *columns)
+
+
+def over_levels(layer: nnx.Conv, x: jax.Array, dtype: Dtype) -> jax.Array:
+    """A convolution, [channel, level, column] -> [output, level, column].
+
+    It is one product, from what a block of levels sees to what comes out of that block.
+    XLA's convolutions are slow in loops on CPUs, their gradients by a hundred times,
+    and on TPUs so few channels leave most of a product's 128 rows and columns empty.
+    """
+    width, channels, outputs = layer.kernel.shape
+    levels = x.shape[1]
+    blocks = -(-levels // BLOCK)
+    before = (width - 1) // 2
+    after = BLOCK * blocks + width - 1 - before - levels
+    padded = jnp.pad(x, ((0, 0), (before, after), (0, 0)))
+    last = BLOCK * (blocks - 1)
+    seen = [
+        jax.lax.slice_in_dim(padded, i, i + last + 1, BLOCK, axis=1)
+        for i in range(BLOCK + width - 1)
+    ]
+    kernels = [
+        jnp.pad(layer.kernel[...], ((i, BLOCK - 1 - i), (0, 0), (0, 0)))
+        for i in range(BLOCK)
+    ]
+    kernel = jnp.stack(kernels, axis=2).reshape(-1, BLOCK * outputs)
+    together = jnp.concatenate(seen).reshape(len(kernel), -1)
+    y = product(kernel, together, dtype)
+    y = y.reshape(BLOCK, outputs, blocks, -1).transpose(1, 2, 0, 3)
+    y = y.reshape(outputs, BLOCK * blocks, -1)[:, :levels]
+    return y + layer.bias[:, None, None]

@@ -2,35 +2,22 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from model import partitioning
-from model.precision import NETWORKS
+from model.physics.products import Dtype, product
 
 KERNEL = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 # Outputs of an untrained tower are about a hundredth: it is almost silent.
 _QUIET_KERNEL = nnx.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal")
 
-Dtype = Literal["float32", "bfloat16"]
-"""Of products. With bfloat16 their factors are rounded to it; parameters, sums and what
-passes between layers stay in float32."""
-
 # Columns that go through a tower together on a TPU, and groups of them one after
 # another. Of more, its compiler makes programs so large that it takes minutes for each
 # tower. Elsewhere all go together: groups are copied.
 GROUP = 1024
-
-
-def products(dtype: Dtype) -> dict[str, Any]:
-    """Arguments of a Flax layer that make its products as is wanted."""
-    if dtype == "bfloat16":
-        return {"dtype": jnp.bfloat16, "preferred_element_type": jnp.float32}
-    # Left to itself, JAX rounds float32 products to bfloat16 on TPUs, to TF32 on GPUs.
-    return {"precision": NETWORKS}
 
 
 class Mlp(nnx.Module):
@@ -59,31 +46,22 @@ class Mlp(nnx.Module):
                 use_bias=use_bias,
                 kernel_init=kernel,
                 rngs=rngs,
-                **products(dtype),
             )
             for before, after, kernel in zip(sizes, sizes[1:], kernels, strict=False)
         )
+        self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[feature, column] -> [output, column]."""
         *hidden, last = self.linears
         for linear in hidden:
-            x = nnx.gelu(on_columns(linear, x))
-        return on_columns(last, x)
+            x = nnx.gelu(on_columns(linear, x, self.dtype))
+        return on_columns(last, x, self.dtype)
 
 
-def on_columns(linear: nnx.Linear, x: jax.Array) -> jax.Array:
-    """A linear layer, [feature, column] -> [output, column].
-
-    Features come first, as everywhere in the model, so that nothing is turned: on a CPU
-    turning the inputs of a tower takes longer than its products.
-    """
-    x, kernel = linear.promote_dtype((x, linear.kernel[...]), dtype=linear.dtype)
-    y = jax.lax.dot_general(
-        *(kernel, x, (((0,), (0,)), ((), ()))),
-        precision=linear.precision,
-        preferred_element_type=linear.preferred_element_type,
-    )
+def on_columns(linear: nnx.Linear, x: jax.Array, dtype: Dtype) -> jax.Array:
+    """A linear layer, [feature, column] -> [output, column]."""
+    y = product(linear.kernel[...], x, dtype)
     return y + linear.bias[:, None] if linear.use_bias else y
 
 
@@ -119,9 +97,8 @@ class Tower(nnx.Module):
           quiet: begin with outputs of about a hundredth.
           dtype: of the products.
         """
-        self.encode = nnx.Linear(
-            *(inputs, width), kernel_init=KERNEL, rngs=rngs, **products(dtype)
-        )
+        self.dtype = dtype
+        self.encode = nnx.Linear(inputs, width, kernel_init=KERNEL, rngs=rngs)
         self.blocks = _stacked(
             [Mlp([width] * (layers + 2), rngs, dtype=dtype) for _ in range(blocks)]
         )
@@ -136,7 +113,7 @@ class Tower(nnx.Module):
     def __call__(self, features: jax.Array) -> jax.Array:
         """[feature, ...] -> [output, ...], for columns of any shape [...]."""
         # Of all columns at once: much goes in, and little comes out.
-        x = on_columns(self.encode, features.reshape(len(features), -1))
+        x = on_columns(self.encode, features.reshape(len(features), -1), self.dtype)
         return in_groups(self._on_group, x).reshape(-1, *features.shape[1:])
 
     def _on_group(self, x: jax.Array) -> jax.Array:
