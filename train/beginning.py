@@ -8,6 +8,7 @@ import numpy as np
 import optax
 from clu import parameter_overview
 from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
 
 from model.neural_gcm import NeuralGCM
 from model.scales import Scales, abstract_scales
@@ -15,6 +16,7 @@ from model.spec import ModelSpec
 from pipeline.errors import UserError
 from train import build, checkpoint, processes
 from train.calibration import calibrate, with_scales
+from train.config import to_json
 from train.data import Loader
 from train.exit_codes import Failed
 from train.experiment import Experiment
@@ -56,7 +58,7 @@ def begin(experiment: Experiment, folder: RunFolder, ledger: Ledger) -> Beginnin
     Damaged ones that are newer are moved to `damaged/`.
 
     Raises:
-      Failed: if there are checkpoints, but none can be read.
+      Failed: if there are checkpoints, but none can be used.
     """
     config, spec, mesh = experiment.config, experiment.spec, experiment.mesh
     optimizer = build.build_optimizer(config)
@@ -65,7 +67,15 @@ def begin(experiment: Experiment, folder: RunFolder, ledger: Ledger) -> Beginnin
     shardings = state_shardings(mesh, shapes, config.mesh.parameters)
     build.check_rates(config, shapes.params)
     with ledger.during("restore"):
-        saved, bad = checkpoint.read_newest(folder.path, shapes, abstract_scales(spec))
+        try:
+            saved, bad = checkpoint.read_newest(
+                folder.path, shapes, abstract_scales(spec)
+            )
+        except checkpoint.NoneFits as error:
+            raise Failed(
+                f"{error}; nothing was changed. Put back a copy of one, or give "
+                "another --workdir to start afresh"
+            ) from error
         if bad:
             processes.on_first("aside", lambda: checkpoint.set_aside(folder.path, bad))
 
@@ -84,7 +94,7 @@ def begin(experiment: Experiment, folder: RunFolder, ledger: Ledger) -> Beginnin
         state = jax.jit(fresh, out_shardings=shardings)()
         scales = _calibrated(experiment, model)
         if config.init_from:
-            first = _first_weights(config.init_from, shapes, spec)
+            first = _first_weights(config, shapes, spec)
             params, ema = (place(first.state["ema"], shardings.params) for _ in "12")
             state = dataclasses.replace(state, params=params, ema=ema)
             # Errors are still measured in changes of this run's own data.
@@ -108,26 +118,35 @@ def begin(experiment: Experiment, folder: RunFolder, ledger: Ledger) -> Beginnin
 
 
 def _first_weights(
-    folder: str, shapes: TrainState, spec: ModelSpec
+    config: ConfigDict, shapes: TrainState, spec: ModelSpec
 ) -> checkpoint.Saved:
     """Averaged parameters and scales of another run, for a new one to start from.
 
     Raises:
       UserError: if there are none, or they are of another model.
+      Failed: if storage does not answer.
     """
+    folder = config.init_from
     try:
         saved, bad = checkpoint.read_newest(
             folder, {"ema": shapes.ema}, abstract_scales(spec)
         )
-    except Failed as error:
+    except checkpoint.NoneFits as error:
         raise UserError(
             f"config.init_from={folder}: {error}; does config.model equal that of "
-            f"{folder}/config.json?"
+            f"{folder}/config.json, and are data and levels alike?"
         ) from error
     if saved is None:
         raise UserError(f"config.init_from={folder} has no checkpoint")
     for step, reason in bad.items():
         say(f"{folder}: checkpoint {step} is not used: {reason}")
+    theirs = saved.record["config"]["model"]
+    for name, value in to_json(config)["model"].items():
+        if name in theirs and theirs[name] != value:
+            say(
+                f"NOTE: {folder} was trained with model.{name}={theirs[name]}, "
+                f"and this run has {value}"
+            )
     return saved
 
 

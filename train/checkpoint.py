@@ -32,6 +32,14 @@ class Damaged(Exception):
     """A checkpoint is not what was saved."""
 
 
+class OtherModel(Exception):
+    """A checkpoint has other arrays than those that are asked for."""
+
+
+class NoneFits(Failed):
+    """There are checkpoints, but none can be used, whoever asks again."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Saved:
     """A checkpoint that was read.
@@ -76,7 +84,8 @@ def read(workdir: str | epath.Path, step: int, state: Any, scales: Any) -> Saved
       scales: shapes of the scales.
 
     Raises:
-      Damaged: if it is not what was saved, or of another model.
+      Damaged: if it is not what was saved.
+      OtherModel: if its arrays have other shapes.
       Unavailable: if storage does not answer.
     """
     folder = checkpoints_folder(workdir) / str(step)
@@ -86,6 +95,8 @@ def read(workdir: str | epath.Path, step: int, state: Any, scales: Any) -> Saved
             STATE: _read_arrays(folder / STATE, state),
             SCALES: _read_arrays(folder / SCALES, scales),
         }
+    except OtherModel:
+        raise
     # Orbax and TensorStore raise bare exceptions for damaged files, so nothing
     # narrower will do.
     except Exception as error:
@@ -117,9 +128,9 @@ def _read_arrays(folder: epath.Path, shapes: Any) -> Any:
         x = np.asarray(x)
         if (x.shape, x.dtype) != (expected.shape, expected.dtype):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise ValueError(
+            raise OtherModel(
                 f"{name} is {x.dtype}{list(x.shape)}, and not "
-                f"{expected.dtype}{list(expected.shape)}: it is of another model"
+                f"{expected.dtype}{list(expected.shape)}"
             )
         return x
 
@@ -141,7 +152,8 @@ def read_newest(
       by step.
 
     Raises:
-      Failed: if there are some, but none can be read; or if storage does not answer.
+      NoneFits: if there are some, but none can be used.
+      Failed: if storage does not answer.
     """
     bad: dict[int, str] = {}
     for step in processes.on_first("steps", lambda: steps(workdir))[::-1]:
@@ -153,12 +165,11 @@ def read_newest(
         if not damages:
             return saved, bad
         bad[step] = damages[0]
-        say(f"CHECKPOINT {step} IS DAMAGED and not used: {damages[0]}")
+        say(f"CHECKPOINT {step} IS NOT USED: {damages[0]}")
     if bad:
-        raise Failed(
+        raise NoneFits(
             f"none of the {len(bad)} checkpoints in {checkpoints_folder(workdir)} can "
-            "be restored; nothing was changed. Put back a copy of one, or give another "
-            "--workdir to start afresh"
+            f"be used, {max(bad)} for one: {bad[max(bad)]}"
         )
     return None, bad
 
@@ -176,7 +187,9 @@ def _try_to_read(
         try:
             return read(workdir, step, state, scales), None, None
         except Damaged as error:
-            damage, outage = str(error), None
+            damage, outage = f"it is damaged, {error}", None
+        except OtherModel as error:
+            return None, f"it is of another model, {error}", None
         except Unavailable as error:
             damage, outage = None, str(error)
     return None, damage, outage

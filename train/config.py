@@ -32,20 +32,16 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     if not file.is_file():
         raise UserError(f"there is no configuration file {path}")
     if file.suffix == ".json":
-        content = json.loads(file.read_text())
-        for name in NO_CONFIGURATION & content.keys():
-            del content[name]
-        # A run may be older than an option: then it has the default.
-        config = base.get_config()
-        known = dict(leaves(config))
-        for key, _ in leaves(ConfigDict(content)):
-            if key not in known:
-                raise UserError(f"{path} has an unknown configuration key {key!r}")
-        config.update(_tuples(content))
+        config = from_json(file.read_text(), path)
     else:
         spec = importlib.util.spec_from_file_location(file.stem, file)
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:  # of any kind: it is a program
+            raise UserError(
+                f"{path} cannot be run: {type(error).__name__}: {error}"
+            ) from error
         if not hasattr(module, "get_config"):
             raise UserError(f"{path} has no function get_config()")
         config = module.get_config()
@@ -55,6 +51,34 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
             raise UserError(f"--{override} has no value: write --{override}=VALUE")
         _set(config, key, text)
     return config.lock()
+
+
+def from_json(text: str, path: str) -> ConfigDict:
+    """The configuration in the `config.json` of a run.
+
+    A run may be older than an option: then it has the default.
+
+    Args:
+      text: of the file.
+      path: how it is called in errors.
+
+    Raises:
+      UserError: if it is no configuration.
+    """
+    config = base.get_config()
+    known = dict(leaves(config))
+    try:
+        content = json.loads(text)
+        for name in NO_CONFIGURATION & content.keys():
+            del content[name]
+        for key, _ in leaves(ConfigDict(content)):
+            if key not in known:
+                raise UserError(f"{path} has an unknown configuration key {key!r}")
+        config.update(_tuples(content))
+    except (ValueError, TypeError, AttributeError) as error:
+        lines = str(error).splitlines() or [""]
+        raise UserError(f"{path} is no configuration: {lines[0]}") from error
+    return config
 
 
 def _tuples(value: Any) -> Any:

@@ -13,7 +13,7 @@ from model.spec import ModelSpec
 from pipeline.errors import UserError, is_outage
 from pipeline.store import Store, open_store
 from train import build
-from train.config import leaves, to_json
+from train.config import from_json, leaves, to_json
 from train.data import Windows, check_store, parse_window
 from train.exit_codes import Failed
 from train.folder import CONFIG_DRAFT, RunFolder, is_strange
@@ -96,7 +96,10 @@ def prepare_workdir(folder: RunFolder, config: ConfigDict, fingerprint: str) -> 
     ours = {**to_json(config), "data_fingerprint": fingerprint}
     try:
         if file.exists():
-            _check_same(folder, ours, json.loads(file.read_text()))
+            text = file.read_text()
+            theirs = to_json(from_json(text, str(file)))
+            theirs["data_fingerprint"] = json.loads(text).get("data_fingerprint")
+            _check_same(folder, ours, theirs)
         elif is_strange(folder.path):
             raise UserError(
                 f"{folder.path} is not empty and no run: give another --workdir"

@@ -1,7 +1,6 @@
 """Forecasts from a run: Zarr on pressure levels, six-hourly, one lead after another."""
 
 import functools
-import json
 import pathlib
 import shutil
 
@@ -24,6 +23,7 @@ from pipeline.progress import progress
 from pipeline.store import Store, open_store
 from train import build, checkpoint
 from train.calibration import with_scales
+from train.config import from_json
 from train.data import check_store
 from train.folder import Ground, open_path
 from train.step import Params, initial_state, merge_networks
@@ -40,7 +40,7 @@ def load_run(workdir: str) -> ConfigDict:
     file = open_path(workdir) / "config.json"
     if not file.exists():
         raise UserError(f"{workdir} holds no run: no config.json in it")
-    return ConfigDict(json.loads(file.read_text()))
+    return from_json(file.read_text(), str(file))
 
 
 def restore_model(
@@ -202,7 +202,8 @@ def forecast(
         frame = {name: jnp.asarray(fold(x[0])) for name, x in fields.items()}
         begun = jax_datetime.to_datetime(store.times[start])
         # A forecast's noise depends on the run and on its initial time.
-        key = jax.random.fold_in(jax.random.key(config.seed), int(start))
+        hours = store.times[start].astype("datetime64[h]").astype(int)
+        key = jax.random.fold_in(jax.random.key(config.seed), int(hours))
         state = _encode(model, params, frame, begun, key, physics)
         for j, lead in enumerate(leads):
             now = begun + jax_datetime.to_timedelta(int(lead), "h")

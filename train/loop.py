@@ -226,8 +226,8 @@ class Loop:
             say(f"step {step} is skipped: the loss is {loss}, the gradient {norm}")
         if skipped > self.config.train.skips:
             raise Diverged(
-                f"{skipped} steps in a row, up to step {step}, had no finite gradient "
-                f"(train.skips={self.config.train.skips}): lower "
+                f"{skipped} steps in a row, up to step {step}, had no finite loss and "
+                f"update (train.skips={self.config.train.skips}): lower "
                 "optimizer.learning_rate or model.step_minutes, and run again from the "
                 f"last checkpoint in {self.folder.path}"
             )

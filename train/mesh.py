@@ -85,6 +85,11 @@ class MeshShape:
             raise UserError(f"train.batch={batch} must be at least 1")
         if members < 1:
             raise UserError(f"train.members={members} must be at least 1")
+        if members > 1 and not spec.networks.noise:
+            raise UserError(
+                f"train.members={members} needs model.noise: without random fields "
+                "members are equal"
+            )
         if members > 1:
             self._check_members(batch, members)
             batch *= members

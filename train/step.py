@@ -176,6 +176,10 @@ def _on_mesh(
     return jax.shard_map(part, mesh=mesh, in_specs=layouts, out_specs=out_specs)
 
 
+def _all_finite(tree: Params) -> jax.Array:
+    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
+
+
 def make_train_step(
     optimizer: optax.GradientTransformation,
     weights: LossWeights,
@@ -188,7 +192,7 @@ def make_train_step(
     """The jitted step (model, state, batch) -> (state, metrics); `state` is donated.
 
     `shardings` says where the state lies, before and after. `seed` is of all that is
-    random; every step has its own numbers. A step whose loss or gradient is not finite
+    random; every step has its own numbers. A step whose loss or update is not finite
     changes nothing but the state's counts.
     """
 
@@ -204,9 +208,9 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         # Early on the average follows closely, so that it forgets the first draw.
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-        ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
-        norm = optax.global_norm(gradient)
-        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        # In this form equal numbers stay equal: frozen ones do not drift.
+        ema = jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), state.ema, params)
+        finite = jnp.isfinite(value) & _all_finite(updates)
         skipped = jnp.where(finite, 0, state.skipped + 1)
         learned = jax.tree.map(
             functools.partial(jnp.where, finite),
@@ -216,7 +220,7 @@ def make_train_step(
         metrics = {
             "loss": value,
             **parts,
-            "gradient_norm": norm,
+            "gradient_norm": optax.global_norm(gradient),
             "skipped": skipped,
         }
         return TrainState(state.step + 1, skipped, *learned), metrics

@@ -1,13 +1,15 @@
 """A published NeuralGCM checkpoint: arrays and texts from a pickle, and nothing else.
 
 A pickle is a program. This one may build arrays and containers; whatever else it asks
-for is refused by name before it is called.
+for is refused by name before it is called. Arrays are built here, of numbers alone:
+what NumPy itself does with the state of a pickled dtype or array trusts its author.
 """
 
 import collections
 import dataclasses
 import pathlib
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -48,7 +50,10 @@ def read_published(path: str | pathlib.Path) -> Published:
         dataset = content["aux_ds_dict"]
         fields = {**dataset["coords"], **dataset["data_vars"]}
         statics = {name: np.asarray(field["data"]) for name, field in fields.items()}
-        return Published(parameters, content["model_config_str"], statics)
+        config = content["model_config_str"]
+        if not isinstance(config, str):
+            raise TypeError("a text model_config_str")
+        return Published(parameters, config, statics)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is no NeuralGCM checkpoint: it lacks {error}; one has params, "
@@ -64,7 +69,7 @@ def read_pickle(path: str | pathlib.Path) -> Any:
     """
     try:
         with open(path, "rb") as file:
-            return _Unpickler(file, str(path)).load()
+            return _plain(_Unpickler(file, str(path)).load())
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     except UserError:
@@ -75,21 +80,67 @@ def read_pickle(path: str | pathlib.Path) -> Any:
         ) from error
 
 
-def _jax_array(build: Callable, args: tuple, state: Any, aval: Any) -> np.ndarray:
-    """A JAX array as a NumPy array; what JAX knew of it beyond that is left out."""
-    array = build(*args)
-    array.__setstate__(state)
-    return array
+class _Kind:
+    """In place of `numpy.dtype`: a kind of numbers."""
+
+    def __init__(self, name: str, *_: Any) -> None:
+        if not re.fullmatch("b1|[iu][1248]|f[248]", name):
+            raise pickle.UnpicklingError(f"arrays of {name!r} are not read")
+        self.dtype = np.dtype(name)
+
+    def __setstate__(self, state: tuple) -> None:
+        _, order, *_ = state
+        self.dtype = self.dtype.newbyteorder(order)
+
+
+class _Array:
+    """In place of `numpy.ndarray`: empty, until its state is set."""
+
+    def __init__(self, *_: Any) -> None:
+        self.array = np.empty(0)
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, kind, fortran, data = state
+        self.array = _of_buffer(data, kind, shape, "F" if fortran else "C").array
+
+
+def _of_buffer(data: Any, kind: _Kind, shape: tuple, order: str) -> _Array:
+    new = _Array()
+    new.array = np.frombuffer(data, kind.dtype).reshape(shape, order=order).copy(order)
+    return new
+
+
+def _scalar(kind: _Kind, data: bytes) -> _Array:
+    return _of_buffer(data, kind, (), "C")
+
+
+def _of_jax(build: Callable, args: tuple, state: tuple, aval: Any) -> _Array:
+    """What JAX knew of its array beyond NumPy's is left out."""
+    new = _Array()
+    new.__setstate__(state)
+    return new
 
 
 _ADMITTED: dict[tuple[str, str], Callable] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy._core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
-    ("numpy._core.multiarray", "scalar"): np._core.multiarray.scalar,
-    ("jax._src.array", "_reconstruct_array"): _jax_array,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Kind,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("numpy._core.numeric", "_frombuffer"): _of_buffer,
+    ("jax._src.array", "_reconstruct_array"): _of_jax,
     ("collections", "OrderedDict"): collections.OrderedDict,
 }
+
+
+def _plain(value: Any) -> Any:
+    """The same with NumPy's arrays in place of ours."""
+    if isinstance(value, _Array):
+        return value.array
+    if isinstance(value, dict):
+        return {key: _plain(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(x) for x in value)
+    return value
 
 
 class _Unpickler(pickle.Unpickler):

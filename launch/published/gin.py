@@ -72,7 +72,8 @@ def parse(text: str) -> Gin:
         )
         try:
             values[match["name"]] = ast.literal_eval(literal.strip())
-        except (ValueError, SyntaxError) as error:
+        # The last two of what is nested without end.
+        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
             raise UserError(f"{match['name']} has no value that is known") from error
     return Gin(values)
 

@@ -40,11 +40,23 @@ def import_neuralgcm(path: str, output: str) -> None:
       UserError: if the folder exists, the file is no such checkpoint or asks for more
         than arrays and containers, or it has an option or an array that is not known.
     """
+    if "://" in output:
+        raise UserError(
+            f"--output={output}: import to a disk, then copy the folder to the bucket"
+        )
     folder = pathlib.Path(output)
     if folder.exists():
         raise UserError(f"{folder} exists: remove it, or give another --output")
     published = read_published(path)
-    config, spec, params, scales = translate(published)
+    try:
+        config, spec, params, scales = translate(published)
+    except UserError:
+        raise
+    except Exception as error:  # of any kind: its values may be anything
+        raise UserError(
+            f"the configuration in {path} cannot be used: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     optimizer = build.build_optimizer(config)
     shapes = jax.eval_shape(lambda: initial_state(spec, optimizer, 0))
     _check_complete(params, shapes.params)
@@ -52,7 +64,10 @@ def import_neuralgcm(path: str, output: str) -> None:
     state = state_from(params, optimizer)
     unfinished = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    try:
+        unfinished.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"--output={output} cannot be made: {error}") from error
     content = {**to_json(config), "data_fingerprint": "", "imported_from": str(path)}
     (unfinished / "config.json").write_text(json.dumps(content, indent=2) + "\n")
     ground(published).save(unfinished)

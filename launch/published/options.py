@@ -78,7 +78,10 @@ def _grid(gin: Gin) -> str:
 
 def _model(gin: Gin, model: ConfigDict) -> ConfigDict:
     model = model.copy_and_resolve_references()
-    substeps = gin.get("StochasticPhysicsParameterizationStep.num_substeps")
+    name = "StochasticPhysicsParameterizationStep.num_substeps"
+    substeps = gin.get(name)
+    if not isinstance(substeps, int) or substeps < 1 or 60 % substeps:
+        raise unsupported(name, substeps)
     model.step_minutes = 60 // substeps
     model.substeps = gin.get("DycoreWithPhysicsCorrector.dycore_substeps")
     model.layers = gin.get("SigmaCoordinatesEquidistant.layers")

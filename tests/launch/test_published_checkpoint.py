@@ -78,6 +78,45 @@ def test_nothing_else_is_admitted(tmp_path, name):
         read_published(file)
 
 
+class Forged:
+    """A dtype of objects that claims to hold none: bytes would become pointers."""
+
+    def __reduce__(self):
+        state = (3, "|", None, None, None, -1, -1, 0)
+        return np.dtype, ("O8", False, True), state
+
+
+class Array:
+    def __reduce__(self):
+        state = (1, (1,), Forged(), False, b"\x41" * 8)
+        return np._core.multiarray._reconstruct, (np.ndarray, (0,), b"b"), state
+
+
+def test_bytes_become_no_pointers(tmp_path):
+    file = tmp_path / "bad.pkl"
+    file.write_bytes(pickle.dumps({"params": {"a": {"w": Array()}}}))
+    with pytest.raises(UserError, match="arrays of 'O8' are not read"):
+        read_published(file)
+
+
+@pytest.mark.parametrize("protocol", range(3, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("kind", ["b1", "<i4", ">i8", "u2", "<f4", ">f8"])
+def test_arrays_come_in_whole(tmp_path, kind, protocol):
+    values = (np.arange(24).reshape(2, 3, 4) % 2).astype(kind)
+    arrays = {"c": values, "f": np.asfortranarray(values), "s": values[1, 2, 3]}
+    content = {
+        "params": {"a": arrays},
+        "aux_ds_dict": {"coords": {}, "data_vars": {}},
+        "model_config_str": "",
+    }
+    file = tmp_path / "good.pkl"
+    file.write_bytes(pickle.dumps(content, protocol))
+    found = read_published(file).parameters
+    for name, expected in arrays.items():
+        assert found[f"a/{name}"].dtype == expected.dtype
+        np.testing.assert_array_equal(found[f"a/{name}"], expected)
+
+
 def test_containers_and_arrays_are_admitted(tmp_path):
     content = {
         "params": collections.OrderedDict(

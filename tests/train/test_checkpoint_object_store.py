@@ -413,7 +413,7 @@ def test_run_in_a_bucket_goes_on_from_before_the_damage(train, trained):
         trained.objects.put("bucket", f"hurt/{name}", whole)
     truncate(trained, STEPS, "hurt/checkpoints/")
     said = finish(train(trained, "gs://bucket/hurt"))
-    assert f"CHECKPOINT {STEPS} IS DAMAGED" in said
+    assert f"CHECKPOINT {STEPS} IS NOT USED: it is damaged" in said
     assert f"resuming at step {STEPS - 2} " in said
     assert names(trained, "hurt/damaged/")
     check_same(trained, "hurt")

@@ -189,7 +189,7 @@ def test_damaged_newest_checkpoint(start, alone, half, tmp_path, harm):
     pod = start(workdir, processes=1)
     assert pod.end() == 0
     bad, good = (9, HALF) if harm is stray else (HALF, 3)
-    assert f"CHECKPOINT {bad} IS DAMAGED" in pod.log
+    assert f"CHECKPOINT {bad} IS NOT USED: it is damaged" in pod.log
     assert f"resuming at step {good} " in pod.log
     kept = [x.name for x in (workdir / "damaged").iterdir() if x.is_dir()]
     assert len(kept) == 1 and kept[0].startswith(f"{bad}-")
@@ -221,7 +221,7 @@ def test_no_checkpoint_that_is_whole_is_no_fresh_start(start, half, tmp_path):
         timeout=300,
     )
     assert ended.returncode == 1, ended.stderr
-    assert "can be restored; nothing was changed" in ended.stderr
+    assert "nothing was changed" in ended.stderr
     assert before == sorted(x.name for x in (workdir / "checkpoints").iterdir())
 
 

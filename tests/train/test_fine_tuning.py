@@ -31,12 +31,11 @@ def saved(workdir, config, store):
 
 @pytest.mark.drill
 def test_a_run_starts_from_another_and_leaves_frozen_modules_alone(
-    tmp_path, make_tiny_config, tiny_store
+    tmp_path, make_tiny_config, tiny_store, capsys
 ):
     first = make_tiny_config()
     first.model.positional = 2
     first.model.step_minutes, first.data.frames = 360, 2
-    first.optimizer.ema_decay = 0.0
     first.train.steps = first.train.checkpoint_every = first.train.eval_every = 1
     with jax.enable_x64(False):
         assert train(first, tmp_path, "first") == 0
@@ -47,7 +46,15 @@ def test_a_run_starts_from_another_and_leaves_frozen_modules_alone(
         later.init_from = str(tmp_path / "first")
         later.train.steps = 2  # the first of them with the learning rate 0
         later.optimizer.rates = (("^(encoder|positional)", 0.0), ("^decoder", 0.1))
+        later.model.geopotential_interpolation = "sigma"
         assert train(later, tmp_path, "later") == 0
+        told = capsys.readouterr().err
+        assert "trained with model.geopotential_interpolation=log_sigma" in told
+        other = make_tiny_config()
+        other.update(later)
+        other.model.width *= 2
+        assert train(other, tmp_path, "other") == 2
+        assert "it is of another model" in capsys.readouterr().err
     scales, before = saved(tmp_path / "first", first, tiny_store)
     their_scales, after = saved(tmp_path / "later", later, tiny_store)
     for name in ("inputs", "outputs"):

@@ -1,4 +1,4 @@
-"""Steps whose gradient is not finite leave the parameters alone."""
+"""Steps whose loss or update is not finite leave the parameters alone."""
 
 import dataclasses
 import json
@@ -107,4 +107,4 @@ def test_a_run_ends_after_too_many(tmp_path, make_tiny_config, tiny_store, capsy
     output = capsys.readouterr()
     assert end.value.code == 2
     assert "step 2 is skipped: the loss is" in output.out + output.err
-    assert "3 steps in a row, up to step 4, had no finite gradient" in output.err
+    assert "3 steps in a row, up to step 4, had no finite loss" in output.err
