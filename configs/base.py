@@ -2,8 +2,6 @@
 
 from ml_collections import ConfigDict
 
-from model.spec import COLUMN_FIELDS
-
 
 def get_config() -> ConfigDict:
     config = ConfigDict()
@@ -46,7 +44,11 @@ def get_config() -> ConfigDict:
     config.model.encoder_gradients = False  # horizontal derivatives of all fields
     config.model.physics_gradients = False
     config.model.decoder_gradients = False
-    config.model.decoder_fields = COLUMN_FIELDS
+    config.model.decoder_fields = (
+        *("u", "v", "vorticity", "divergence", "temperature", "specific_humidity"),
+        *("specific_cloud_ice_water_content", "specific_cloud_liquid_water_content"),
+        "log_surface_pressure",
+    )
     # Channels of a convolution over levels, the last of which the physics sees; such as
     # (64, 64, 64, 64, 32). Empty: none.
     config.model.convolution = ()
@@ -60,7 +62,7 @@ def get_config() -> ConfigDict:
     config.model.noise = ()  # random fields: (length in km, time in h) of each
     # Where a correction to the orography is trained: "encoder", "core", "decoder".
     config.model.learned_orography = ()
-    config.model.orography_scale = 1e-5  # of it, as geopotential in model units
+    config.model.orography_scale = 1e-5  # of it, as height in radii of the Earth
     config.model.dtype = "float32"  # or "bfloat16", of the networks' products
 
     # Number of devices along each axis; one may be -1, for all that the others leave.

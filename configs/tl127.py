@@ -8,9 +8,13 @@ on 16 chips of a TPU v4, in about a week.
 
 from ml_collections import ConfigDict
 
-from configs import tl63
-from model import units
-from model.spec import COLUMN_FIELDS, TRACERS
+from configs import base, tl63
+
+TRACERS = (
+    "specific_humidity",
+    "specific_cloud_ice_water_content",
+    "specific_cloud_liquid_water_content",
+)
 
 
 def get_config() -> ConfigDict:
@@ -31,11 +35,11 @@ def get_config() -> ConfigDict:
     )
     model.reference_temperature = (215.58614815, *tl63.REFERENCE_TEMPERATURE[1:])
     model.decoder_gradients = False
-    model.decoder_fields = COLUMN_FIELDS
+    model.decoder_fields = base.get_config().model.decoder_fields
     model.surface = "constant"
     model.positional = 32
     model.learned_orography = ("encoder", "core", "decoder")
-    model.orography_scale = 2e-6 * units.GRAVITY
+    model.orography_scale = 2e-6
     config.mesh.data = 16
     config.mesh.level = 2
     return config

@@ -10,7 +10,6 @@ mesh. The paper trained it on 128 chips of a TPU v5, in ten days.
 from ml_collections import ConfigDict
 
 from configs import tl63, tl127
-from model import units
 
 # Correlation length in km and time in h of every random field. The paper's code steps
 # its fields by an hour in every half-hour step: these are the times that come of that,
@@ -36,7 +35,7 @@ def get_config() -> ConfigDict:
     model.memory = False
     model.noise = NOISE
     model.learned_orography = ("core",)
-    model.orography_scale = 1e-5 * units.GRAVITY
+    model.orography_scale = 1e-5
     config.mesh.data = 16
     config.mesh.ensemble = 2
     config.mesh.level = 2

@@ -9,7 +9,6 @@ on 256 chips of a TPU v4, in three weeks.
 from ml_collections import ConfigDict
 
 from configs import tl127
-from model.spec import TRACERS
 
 
 def get_config() -> ConfigDict:
@@ -24,8 +23,8 @@ def get_config() -> ConfigDict:
     model.filters = ((120 / 8, 3, 0.0), (4 / 8, 6, 0.4))
     model.tendency_filters = ((4.0, 6, 0.4),)
     model.encoder_filters = (
-        *(f for f in model.encoder_filters if f[0] not in TRACERS),
-        *((name, 17.0, 2, 0.62) for name in TRACERS),
+        *(f for f in model.encoder_filters if f[0] not in tl127.TRACERS),
+        *((name, 17.0, 2, 0.62) for name in tl127.TRACERS),
     )
     config.mesh.level = 4
     config.mesh.lat = 2

@@ -13,7 +13,6 @@ compiler is in BUILD.md, "The paper's configurations"; no run has been made.
 from ml_collections import ConfigDict
 
 from configs import base
-from model import units
 
 # K, of the paper's layers from the top.
 REFERENCE_TEMPERATURE = (
@@ -57,7 +56,7 @@ def get_config() -> ConfigDict:
     config.model.positional = 8
     config.model.memory = True
     config.model.learned_orography = ("encoder", "core")
-    config.model.orography_scale = 1e-5 * units.GRAVITY
+    config.model.orography_scale = 1e-5
     config.mesh.data = 16
     config.optimizer.learning_rate = 2e-3
     config.optimizer.warmup_steps = 2000

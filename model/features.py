@@ -8,8 +8,8 @@ from model.physics.columns import (
     Surroundings,
     with_derivatives,
 )
-from model.scales import AIR, DERIVATIVES, Normal, packed, standardised
-from model.spec import LAYER_FIELDS, LEVEL_VARIABLES
+from model.scales import AIR, Normal, packed, standardised
+from model.spec import DERIVATIVES, LAYER_FIELDS, LEVEL_VARIABLES
 from model.sphere.harmonics import SphericalHarmonics
 from model.vertical.layers import on_layers
 from model.vertical.surface import on_levels

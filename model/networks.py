@@ -78,6 +78,7 @@ class Networks(nnx.Module):
             embedded += last * spec.sigma.layers
         if n.surface != "raw":
             surface = SurfaceEmbedding(
+                len(AIR),
                 *(n.surface_features, n.surface_features, n.surface == "constant"),
                 rngs=rngs,
                 dtype=n.dtype,
@@ -151,4 +152,3 @@ class Networks(nnx.Module):
 
 # Of the convolution's outputs, before they are features; as published.
 CONVOLUTION_SCALE = 10.0
-assert len(AIR) == 4  # as the surface embedding expects

@@ -36,8 +36,8 @@ from model.physics.columns import (
 )
 from model.physics.solar import solar_flux
 from model.precision import Precision
-from model.scales import DERIVATIVES, Scales, packed, standardised, unpacked
-from model.spec import LEVEL_VARIABLES, TRACERS, ModelSpec
+from model.scales import Scales, packed, standardised, unpacked
+from model.spec import DERIVATIVES, LEVEL_VARIABLES, TRACERS, ModelSpec
 from model.sphere.grids import fold
 from model.sphere.harmonics import SphericalHarmonics
 from model.vertical.layers import on_layers
@@ -458,7 +458,8 @@ class NeuralGCM:
         if networks is not None and place in networks.orography:
             harmonics = self.equations.harmonics if core else self.harmonics
             correction = networks.orography[place](harmonics)
-            orography += self.spec.networks.orography_scale * correction
+            height = self.spec.networks.orography_scale * correction
+            orography += units.GRAVITY * height
         return orography
 
     def _nodal(self, modal: jax.Array) -> jax.Array:

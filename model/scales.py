@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from model.spec import (
     COLUMN_FIELDS,
+    DERIVATIVES,
     LAYER_FIELDS,
     LEVEL_VARIABLES,
     STATE_FIELDS,
@@ -23,7 +24,6 @@ from model.spec import (
 
 # Horizontal derivatives, as they end the name of a field: by longitude and latitude
 # (both with 1 / cos(latitude) as it belongs to a gradient), and the Laplacian.
-DERIVATIVES = ("dlon", "dlat", "del2")
 GROUND = (
     "land_sea_mask",
     "surface_geopotential",
@@ -77,12 +77,12 @@ def input_sizes(spec: ModelSpec) -> dict[str, dict[str, int]]:
     pressure = {"pressure": layers}
     decoder = {name: columns[name] for name in n.decoder_fields}
     sizes = {
-        "encoder": with_derivatives(data, n.encoder_gradients) | ground,
-        "physics": with_derivatives(columns, n.physics_gradients)
+        "encoder": _and_derivatives(data, n.encoder_gradients) | ground,
+        "physics": _and_derivatives(columns, n.physics_gradients)
         | (memory if n.memory else {})
         | pressure
         | ground,
-        "decoder": with_derivatives(decoder, n.decoder_gradients) | ground,
+        "decoder": _and_derivatives(decoder, n.decoder_gradients) | ground,
     }
     if n.convolution:
         sizes["convolution"] = dict.fromkeys(LAYER_FIELDS, layers) | pressure
@@ -101,7 +101,7 @@ def output_sizes(spec: ModelSpec) -> dict[str, dict[str, int]]:
     }
 
 
-def with_derivatives(sizes: dict[str, int], gradients: bool) -> dict[str, int]:
+def _and_derivatives(sizes: dict[str, int], gradients: bool) -> dict[str, int]:
     """Fields, and if `gradients` their horizontal derivatives too."""
     if not gradients:
         return sizes

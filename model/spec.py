@@ -27,6 +27,7 @@ STATIC_VARIABLES = ("geopotential_at_surface", "land_sea_mask")
 LAYER_FIELDS = ("u", "v", "vorticity", "divergence", "temperature", *TRACERS)
 COLUMN_FIELDS = (*LAYER_FIELDS, "log_surface_pressure")
 STATE_FIELDS = ("vorticity", "divergence", "temperature", *TRACERS)
+DERIVATIVES = ("dlon", "dlat", "del2")  # horizontal ones, of features
 OROGRAPHIES = ("encoder", "core", "decoder")
 # What the physics makes tendencies of.
 TENDENCY_FIELDS = ("u", "v", "temperature", *TRACERS)
@@ -103,7 +104,7 @@ class NetworkSpec:
         (`physics.random_fields`) that encoder and physics see.
       learned_orography: where a correction to the orography is trained: any of
         "encoder", "core", "decoder".
-      orography_scale: of these corrections, as geopotential in model units.
+      orography_scale: of these corrections, as height in radii of the Earth.
       dtype: "float32" or "bfloat16", of the products within networks; parameters and
         sums are float32 always.
 

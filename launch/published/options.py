@@ -20,7 +20,6 @@ from launch.published.fixed import (
     unsupported,
 )
 from launch.published.gin import Gin
-from model import units
 from pipeline.errors import UserError
 
 # Names of fields: theirs -> ours.
@@ -132,8 +131,7 @@ def _model(gin: Gin, model: ConfigDict) -> ConfigDict:
     model.noise = _noise(gin, encoder, model.step_minutes)
     _check_physics_features(gin, model)
     model.learned_orography = _orography(gin, encoder)
-    scale = gin.get("LearnedOrography.correction_scale")  # of the height
-    model.orography_scale = float(scale * units.GRAVITY)
+    model.orography_scale = gin.get("LearnedOrography.correction_scale")
     return model
 
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from model import partitioning
 from model.dynamics.state import State
+from model.spec import DERIVATIVES
 from model.sphere.harmonics import SphericalHarmonics
 from model.vertical.layers import on_layers
 
@@ -168,7 +169,7 @@ def _derivatives(
     derivatives = {}
     for name, x in fields.items():
         for suffix, y in zip(
-            ("dlon", "dlat", "del2"),
+            DERIVATIVES,
             (*harmonics.cos_gradient(x), harmonics.laplacian(x)),
             strict=True,
         ):

@@ -29,6 +29,7 @@ class SurfaceEmbedding(nnx.Module):
 
     def __init__(
         self,
+        air: int,
         outputs: int,
         width: int,
         constant: bool,
@@ -37,6 +38,7 @@ class SurfaceEmbedding(nnx.Module):
     ) -> None:
         """
         Args:
+          air: fields of the lowest layer that land and ice look at.
           outputs: number of features.
           width: of the towers.
           constant: land and ice are constants, and look at no air.
@@ -56,8 +58,8 @@ class SurfaceEmbedding(nnx.Module):
             )
 
         self.sea = tower(1)
-        self.land = Constant(outputs) if constant else tower(4)
-        self.ice = Constant(outputs) if constant else tower(5)
+        self.land = Constant(outputs) if constant else tower(air)
+        self.ice = Constant(outputs) if constant else tower(air + 1)
 
     def __call__(
         self,
@@ -70,8 +72,7 @@ class SurfaceEmbedding(nnx.Module):
         """
         Args:
           temperature: of the sea surface, standardised, [...].
-          air: u, v, temperature and humidity of the lowest layer, standardised,
-            [4, ...].
+          air: of the lowest layer, standardised, [field, ...].
           ice_cover: standardised, [...].
           ice_share, land_share: fractions 0 to 1, of sea ice on the sea, and of land.
 

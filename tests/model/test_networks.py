@@ -127,7 +127,7 @@ def test_vertical_convolution():
 
 
 def test_surface_is_blended_by_shares():
-    embedding = randomised(SurfaceEmbedding(8, 8, constant=False, rngs=nnx.Rngs(0)))
+    embedding = randomised(SurfaceEmbedding(4, 8, 8, constant=False, rngs=nnx.Rngs(0)))
     key = jax.random.split(jax.random.key(2), 3)
     temperature = jax.random.normal(key[0], COLUMNS)
     air = jax.random.normal(key[1], (4, *COLUMNS))
@@ -151,11 +151,11 @@ def test_surface_is_blended_by_shares():
 
 
 def test_constant_surfaces_look_at_no_air():
-    embedding = SurfaceEmbedding(8, 8, constant=True, rngs=nnx.Rngs(0))
+    embedding = SurfaceEmbedding(4, 8, 8, constant=True, rngs=nnx.Rngs(0))
     assert isinstance(embedding.land, Constant)
     count = sum(x.size for x in jax.tree.leaves(nnx.state(embedding)))
     assert count == 448  # as in the paper's models of 1.4 and 0.7 degrees
-    whole = SurfaceEmbedding(8, 8, constant=False, rngs=nnx.Rngs(0))
+    whole = SurfaceEmbedding(4, 8, 8, constant=False, rngs=nnx.Rngs(0))
     count = sum(x.size for x in jax.tree.leaves(nnx.state(whole)))
     assert count == 1352  # of 2.8 degrees, and the ensemble
 
