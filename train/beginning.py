@@ -105,7 +105,8 @@ def begin(experiment: Experiment, folder: RunFolder, ledger: Ledger) -> Beginnin
     layout = tree_shardings(mesh, model.layout())
     beginning = Beginning(
         step=saved.step if saved else 0,
-        evaluated=saved.record["evaluated"] if saved else True,
+        # Of a fresh draw there is nothing to tell; of another's weights there is.
+        evaluated=saved.record["evaluated"] if saved else not config.init_from,
         state=state,
         shardings=shardings,
         scales=place(scales, layout.scales),

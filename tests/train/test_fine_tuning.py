@@ -1,6 +1,8 @@
 """Runs that start from another's weights; modules with rates of their own."""
 
+import importlib.util
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -11,6 +13,7 @@ from pipeline.errors import UserError
 from train import build, checkpoint
 from train.config import load_config, to_json
 from train.forecast import restore_model
+from train.metrics import read_metrics
 from train.step import initial_state
 
 
@@ -90,6 +93,55 @@ def test_weights_of_another_model_are_told(tmp_path, tiny_config, capsys):
     with jax.enable_x64(False):
         assert train(tiny_config, tmp_path, "run") == 2
     assert "has no checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_published_weights_learn_a_planet(tmp_path, planet):
+    """The toy of the official package, some steps on data that it has never seen."""
+    package = importlib.util.find_spec("neuralgcm")
+    if package is None:
+        pytest.skip("the package neuralgcm is not installed")
+    folder = pathlib.Path(package.submodule_search_locations[0])
+    checkpoint_file = folder / "data" / "tl63_stochastic_mini.pkl"
+    store, published, tuned = (tmp_path / x for x in ("tl63", "published", "tuned"))
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as end:
+            main([str(x) for x in arguments])
+        assert not end.value.code
+
+    def tune(steps):
+        options = {
+            "init_from": published,
+            "data.store": store,
+            "data.train_times": "2001-01-01/2001-01-03T12",
+            "data.eval_times": "2001-01-03T18/2001-01-05",
+            "data.frames": 2,
+            "train.batch": 1,
+            "train.eval_batches": 4,
+            "train.steps": steps,
+            "train.eval_every": 6,
+            "train.checkpoint_every": 3,
+            "optimizer.learning_rate": 1e-3,
+            "optimizer.warmup_steps": 2,
+            "optimizer.ema_decay": 0.0,
+        }
+        flags = [f"--config.{name}={value}" for name, value in options.items()]
+        run("train", f"--config={published}/config.json", f"--workdir={tuned}", *flags)
+
+    with jax.enable_x64(False):
+        run("preprocess", f"--source={planet}", f"--output={store}", "--grid=TL63")
+        run("import-neuralgcm", checkpoint_file, f"--output={published}")
+        tune(6)
+        tune(7)
+    lines = read_metrics(tuned)
+    assert [x["step"] for x in lines if "loss" in x] == list(range(1, 8))
+    before, after, _ = (x for x in lines if "eval_loss" in x)
+    assert (before["step"], after["step"]) == (0, 6)
+    # From some states of this planet the toy blows up, before and after.
+    assert 0.5 <= before["eval_finite"] <= after["eval_finite"]
+    assert after["eval_loss"] < before["eval_loss"]
+    assert after["eval_data_0h"] < 0.5 * before["eval_data_0h"]
 
 
 def test_rates_are_read_and_must_match_something(tiny_store, tiny_config):
