@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import pickle
+import re
 import shutil
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import xarray
 
 from launch import cli
+from launch.published.checkpoint import read_pickle
 from train.config import to_json
 
 
@@ -213,3 +216,35 @@ def test_published_weights_become_a_run(tmp_path, told, capsys):
     line = told("import-neuralgcm", program, f"--output={tmp_path / 'y'}")
     assert "posix.system" in line and "nothing of it was run" in line
     assert not other.exists() and not (tmp_path / "y").exists()
+    assert "then copy the folder" in told(*command[:2], "--output=gs://bucket/x")
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("StochasticPhysicsParameterizationStep.num_substeps", "7", "num_substeps"),
+        ("StochasticPhysicsParameterizationStep.num_substeps", "'x'", "num_substeps"),
+        ("DycoreWithPhysicsCorrector.dycore_substeps", "0", "cannot be used"),
+        ("DycoreWithPhysicsCorrector.dycore_substeps", "%LOOP", "cannot be used"),
+        ("EpdTower.latent_size", "'x'", "cannot be used"),
+        ("EpdTower.latent_size", "-" * 100_000 + "1", "no value that is known"),
+        ("EpdTower.latent_size", "32\nOther.option = 1", "Other.option"),
+    ],
+)
+def test_published_configurations_that_cannot_be_are_told(
+    tmp_path, told, name, value, message
+):
+    neuralgcm = pytest.importorskip("neuralgcm", reason="needs the extra `judges`")
+    folder = pathlib.Path(neuralgcm.__file__).parent / "data"
+    content = read_pickle(folder / "tl63_stochastic_mini.pkl")
+    text, count = re.subn(
+        rf"(?m)^{re.escape(name)} = .*$",
+        lambda _: f"{name} = {value}",
+        content["model_config_str"],
+    )
+    assert count == 1
+    content["model_config_str"] = f"LOOP = %LOOP\n{text}"
+    file = tmp_path / "changed.pkl"
+    file.write_bytes(pickle.dumps(content))
+    assert message in told("import-neuralgcm", file, f"--output={tmp_path / 'x'}")
+    assert not list(tmp_path.glob("x*"))

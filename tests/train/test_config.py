@@ -10,6 +10,7 @@ from train import build
 from train.config import leaves, load_config, to_json
 from train.experiment import prepare_workdir
 from train.folder import RunFolder
+from train.forecast import load_run
 from train.mesh import MeshShape, make_mesh, state_shardings
 
 
@@ -86,6 +87,35 @@ def test_older_run_has_defaults_of_later_options(tmp_path):
         load_config(str(file))
 
 
+def test_an_older_run_goes_on(tmp_path, tiny_config):
+    folder = RunFolder(str(tmp_path / "run"))
+    prepare_workdir(folder, tiny_config, "data")
+    file = folder.path / "config.json"
+    content = json.loads(file.read_text())
+    del content["init_from"], content["train"]["skips"]
+    file.write_text(json.dumps(content))
+    prepare_workdir(folder, tiny_config, "data")
+    assert json.loads(file.read_text())["init_from"] == ""
+    assert load_run(str(folder.path)).train.skips == tiny_config.train.skips
+
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("config.json", "{", "is no configuration"),
+        ("config.json", "[1]", "is no configuration"),
+        ("config.json", '{"train": {"steps": "many"}}', "is no configuration"),
+        ("config.py", "def get_config(:", "cannot be run: SyntaxError"),
+        ("config.py", "import nothing_like_it", "cannot be run: ModuleNotFoundError"),
+    ],
+)
+def test_files_that_are_no_configuration_are_told(tmp_path, name, text, message):
+    file = tmp_path / name
+    file.write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_config(str(file))
+
+
 def test_every_experiment_has_the_knobs_of_base():
     known = set(dict(leaves(load_config("configs/base.py"))))
     assert set(dict(leaves(load_config("configs/demo.py")))) == known
@@ -106,6 +136,12 @@ def test_meshes_that_do_not_fit_are_told(tiny_store, tiny_config, changes, messa
     shape = dataclasses.replace(MeshShape(), **changes)
     with pytest.raises(UserError, match=message):
         shape.check(spec, batch=2)
+
+
+def test_equal_members_are_told(tiny_store, tiny_config):
+    spec = build.build_spec(tiny_config, tiny_store.grid, tiny_store.levels)
+    with pytest.raises(UserError, match="train.members=2 needs model.noise"):
+        MeshShape().check(spec, batch=2, members=2)
 
 
 def test_too_few_devices_are_told():
