@@ -4,6 +4,7 @@
 # Usage: bash launch/demo.sh [FOLDER]     (default demo; what is done is not redone)
 set -euo pipefail
 OUT=$(realpath -m "${1:-demo}")
+export JAX_PLATFORMS=cpu  # whatever else this machine has
 EXTRAS=
 source "$(dirname "$0")/environment.sh"
 mkdir -p "$OUT"
