@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model import partitioning
 from model.physics.products import Dtype, product
 from model.physics.towers import KERNEL, in_groups
+from model.precision import NETWORKS
 
 BLOCK = 4  # levels; of more, most of a kernel is zeros
 
@@ -41,6 +43,7 @@ class VerticalConvolution(nnx.Module):
                 *(before, after, (width,)),
                 kernel_init=KERNEL,
                 rngs=rngs,
+                precision=NETWORKS,
             )
             for before, after in zip(sizes, sizes[1:], strict=False)
         )
@@ -67,10 +70,12 @@ class VerticalConvolution(nnx.Module):
 def over_levels(layer: nnx.Conv, x: jax.Array, dtype: Dtype) -> jax.Array:
     """A convolution, [channel, level, column] -> [output, level, column].
 
-    It is one product, from what a block of levels sees to what comes out of that block.
-    XLA's convolutions are slow in loops on CPUs, their gradients by a hundred times,
-    and on TPUs so few channels leave most of a product's 128 rows and columns empty.
+    XLA's own on TPUs, but for bfloat16, whose gradients it would round. Elsewhere one
+    product, from what a block of levels sees to what comes out of that block: in loops
+    on CPUs the gradients of XLA's convolutions take a hundred times as long.
     """
+    if partitioning.platform() == "tpu" and dtype == "float32":
+        return layer(x.transpose(2, 1, 0)).transpose(2, 1, 0)
     width, channels, outputs = layer.kernel.shape
     levels = x.shape[1]
     blocks = -(-levels // BLOCK)
