@@ -3,7 +3,8 @@
   podgcm plan --config=configs/tl127.py --topology=v5p:4x4x2
 
 What `configs/tl63.py` says holds here too (18,343,580 parameters). The paper trained it
-on 16 chips of a TPU v4, in about a week.
+on 16 chips of a TPU v4, in about a week. By the TPU compiler 6 hours with gradient take
+6.7 GiB a chip and 0.81 s on two v5p chips (modelled).
 """
 
 from ml_collections import ConfigDict
