@@ -79,7 +79,6 @@ def plan(
     state = device_bytes(planned.state)
     figures |= {
         "state": state,
-        # But for a flag of the optimizer, of which a step needs no old value.
         "donated": measured.memory["aliased"] >= state,
         "pace": pace(config, measured.cost.seconds),
     }
