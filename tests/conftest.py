@@ -3,6 +3,7 @@
 `--drills` adds those for continuous integration, `--slow` runs all there are.
 """
 
+import importlib.util
 import os
 import pathlib
 
@@ -119,6 +120,16 @@ def make_whole_config(make_tiny_config):
 @pytest.fixture
 def tiny_config(make_tiny_config):
     return make_tiny_config()
+
+
+@pytest.fixture(scope="session")
+def toy():
+    """The checkpoint that comes with the official package."""
+    package = importlib.util.find_spec("neuralgcm")
+    if package is None:
+        pytest.skip("the package neuralgcm is not installed")
+    folder = pathlib.Path(package.submodule_search_locations[0])
+    return folder / "data" / "tl63_stochastic_mini.pkl"
 
 
 @pytest.fixture(scope="session")

@@ -196,11 +196,9 @@ def test_from_training_to_scores(config_file, tiny_store, tmp_path, told, capsys
     )
 
 
-def test_published_weights_become_a_run(tmp_path, told, capsys):
-    neuralgcm = pytest.importorskip("neuralgcm", reason="needs the extra `judges`")
-    folder = pathlib.Path(neuralgcm.__file__).parent / "data"
+def test_published_weights_become_a_run(tmp_path, toy, told, capsys):
     output = tmp_path / "mini"
-    command = ["import-neuralgcm", folder / "tl63_stochastic_mini.pkl"]
+    command = ["import-neuralgcm", toy]
     command.append(f"--output={output}")
     assert run(*command) == 0
     assert "191,174 parameters in 111 arrays" in capsys.readouterr().out
@@ -232,11 +230,9 @@ def test_published_weights_become_a_run(tmp_path, told, capsys):
     ],
 )
 def test_published_configurations_that_cannot_be_are_told(
-    tmp_path, told, name, value, message
+    tmp_path, toy, told, name, value, message
 ):
-    neuralgcm = pytest.importorskip("neuralgcm", reason="needs the extra `judges`")
-    folder = pathlib.Path(neuralgcm.__file__).parent / "data"
-    content = read_pickle(folder / "tl63_stochastic_mini.pkl")
+    content = read_pickle(toy)
     text, count = re.subn(
         rf"(?m)^{re.escape(name)} = .*$",
         lambda _: f"{name} = {value}",

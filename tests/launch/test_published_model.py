@@ -31,7 +31,6 @@ from neuralgcm.legacy import stochastic  # noqa: E402
 from tests.launch import papers  # noqa: E402
 from tests.launch.official import Official, frame_of  # noqa: E402
 from tests.launch.papers_config import CONFIGURATIONS  # noqa: E402
-from tests.launch.test_published_checkpoint import mini  # noqa: E402, F401
 
 HIGHEST = 100  # hPa; forecasts are compared from here down
 
@@ -123,9 +122,9 @@ def assert_close(found, expected, tolerance, what):
         pytest.param(24, marks=pytest.mark.slow),
     ],
 )
-def test_the_toy_forecasts_as_the_official_package(mini, hours):  # noqa: F811
+def test_the_toy_forecasts_as_the_official_package(toy, hours):
     analysis = papers.real_inputs("TL63")
-    ours, official = both(mini, analysis)
+    ours, official = both(toy, analysis)
     theirs, drawn = official.encode()
     state = ours.encode(drawn)
     assert_close(state.atmosphere, official.state(theirs.state), 1e-3, "encoded")

@@ -1,8 +1,6 @@
 """Runs that start from another's weights; modules with rates of their own."""
 
-import importlib.util
 import json
-import pathlib
 
 import jax
 import numpy as np
@@ -96,13 +94,8 @@ def test_weights_of_another_model_are_told(tmp_path, tiny_config, capsys):
 
 
 @pytest.mark.slow
-def test_published_weights_learn_a_planet(tmp_path, planet):
+def test_published_weights_learn_a_planet(tmp_path, planet, toy):
     """The toy of the official package, some steps on data that it has never seen."""
-    package = importlib.util.find_spec("neuralgcm")
-    if package is None:
-        pytest.skip("the package neuralgcm is not installed")
-    folder = pathlib.Path(package.submodule_search_locations[0])
-    checkpoint_file = folder / "data" / "tl63_stochastic_mini.pkl"
     store, published, tuned = (tmp_path / x for x in ("tl63", "published", "tuned"))
 
     def run(*arguments):
@@ -131,7 +124,7 @@ def test_published_weights_learn_a_planet(tmp_path, planet):
 
     with jax.enable_x64(False):
         run("preprocess", f"--source={planet}", f"--output={store}", "--grid=TL63")
-        run("import-neuralgcm", checkpoint_file, f"--output={published}")
+        run("import-neuralgcm", toy, f"--output={published}")
         tune(6)
         tune(7)
     lines = read_metrics(tuned)
