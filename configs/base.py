@@ -18,6 +18,12 @@ def get_config() -> ConfigDict:
     config.data.hours = 6  # between the frames of a window
     config.data.frames = 3  # in a window; the rollout is (frames - 1) * hours long
 
+    # A curriculum: (first step, {knob: value}), ...; from that step on these knobs have
+    # these values, such as ((2000, {"data.frames": 5}), (9000, {"data.frames": 9,
+    # "train.batch": 8})). Of `data.frames`, `data.hours`, `train.batch`,
+    # `optimizer.learning_rate`, `loss.*` and `remat.*` (train/stages.py).
+    config.stages = ()
+
     config.model = ConfigDict()
     config.model.dycore_grid = "T31"  # see model.sphere.grids.parse_grid
     config.model.layers = 16  # equidistant sigma layers
@@ -65,6 +71,15 @@ def get_config() -> ConfigDict:
     config.model.orography_scale = 1e-5  # of it, as height in radii of the Earth
     config.model.dtype = "float32"  # or "bfloat16", of the networks' products
 
+    # What the backward pass computes again, and does not keep (model/remat.py).
+    config.remat = ConfigDict()
+    config.remat.sample = "keep"  # a whole rollout; or "recompute"
+    config.remat.frame = "keep"  # all steps between two frames; or "recompute"
+    config.remat.step = "recompute"  # "keep"; or "offload", states wait on the host
+    config.remat.substep = "keep"  # a dycore step; or "recompute"
+    config.remat.tower = "products"  # blocks of networks; or "keep", "recompute"
+    config.remat.decode = "recompute"  # decoding and losses of a frame; or "keep"
+
     # Number of devices along each axis; one may be -1, for all that the others leave.
     config.mesh = ConfigDict()
     config.mesh.data = 1
@@ -76,22 +91,44 @@ def get_config() -> ConfigDict:
     # such as ((r"kernel$", ("data",)),). What none matches is replicated.
     config.mesh.parameters = ()
 
+    # Weights of the loss's terms, on decoded fields on pressure levels (`_data`) and on
+    # the model's own states (`_model`); of weight 0: not computed (train/losses).
     config.loss = ConfigDict()
-    config.loss.data = 20.0  # weight of errors on pressure levels
-    config.loss.model = 1.0  # weight of errors in the model's own space
-    config.loss.log_surface_pressure = 5.0  # amplitude of its errors
-    config.loss.least_level = 30.0  # hPa; levels above do not count
-    config.loss.lead_hours = 24.0  # errors after t hours count 1 / (1 + t / this)
-    config.loss.amplitudes = ConfigDict()  # of errors before squaring; others 1
+    config.loss.mse_data = 20.0  # squared errors
+    config.loss.mse_model = 1.0
+    config.loss.spectrum_data = 0.1  # squared errors of the spectrum's amplitudes
+    config.loss.spectrum_model = 0.1
+    config.loss.bias_data = 2.0  # squared bias of coefficients' amplitudes, of a batch
+    config.loss.bias_model = 0.0
+    # Scores of two members, which need train.members=2: at grid points, and of
+    # spectral coefficients.
+    config.loss.crps_grid_data = 0.0
+    config.loss.crps_data = 0.0
+    config.loss.crps_model = 0.0
+    # Errors are measured in changes within 24 h, times these amplitudes; others 1.
+    config.loss.amplitudes = ConfigDict()
     config.loss.amplitudes.geopotential = 2.0
     config.loss.amplitudes.specific_humidity = 0.66
     config.loss.amplitudes.specific_cloud_ice_water_content = 0.05
     config.loss.amplitudes.specific_cloud_liquid_water_content = 0.05
+    config.loss.log_surface_pressure = 5.0  # the same of ln(ps), in the model's space
+    config.loss.least_level = 30.0  # hPa; levels above do not count
+    config.loss.lead_hours = 24.0  # squares after t hours count 1 / (1 + t / this)
+    config.loss.spectrum_lead_hours = 40.0  # of spectra: 1 / (1 + (t / this)^4)
+    # Largest total wavenumbers of spectra, and of members' coefficients, that are
+    # compared, as parts of the truncation.
+    config.loss.spectrum_cutoff = 0.667
+    config.loss.crps_cutoff = 0.667
+    # (t in hours, wavenumber), ...: errors of coefficients at t do not count beyond.
+    config.loss.low_pass = ()
 
     config.optimizer = ConfigDict()  # Adam
-    config.optimizer.learning_rate = 1e-3  # at the end of the warm-up
+    config.optimizer.learning_rate = 1e-3  # at the end of the warm-up, which is linear
     config.optimizer.warmup_steps = 20
-    config.optimizer.decay_steps = 1000  # cosine decay to 0 ends here
+    config.optimizer.decay = "cosine"  # to 0; or "halving"; or "none"
+    config.optimizer.decay_start = 0  # until then the rate is constant
+    # When the cosine ends; or how many steps each halving takes.
+    config.optimizer.decay_steps = 1000
     config.optimizer.b1 = 0.9
     config.optimizer.b2 = 0.95
     config.optimizer.eps = 1e-6
@@ -106,7 +143,15 @@ def get_config() -> ConfigDict:
     config.train.steps = 1000
     config.train.batch = 4  # samples in a step, whatever the mesh
     config.train.members = 1  # of every sample, each with its own noise
-    config.train.skips = 10  # in a row: steps without a finite gradient change nothing
+    # Steps without a finite loss and update change nothing, nor do those whose gradient
+    # has more than `spike` times its usual norm (0: whatever it has). After more than
+    # so many in a row the run goes back: by `lookback` steps or more, to a checkpoint,
+    # and to another order of the data; by twice as many if that did not help, and so
+    # on, at most so many times.
+    config.train.skips = 10
+    config.train.spike = 0.0
+    config.train.lookback = 200
+    config.train.rollbacks = 5
     config.train.log_every = 1  # steps
     config.train.checkpoint_every = 100  # steps
     config.train.checkpoint_minutes = 15.0  # after so long too; 0: by steps alone
@@ -114,6 +159,11 @@ def get_config() -> ConfigDict:
     config.train.keep_every = 0  # and those of multiples of so many steps; 0: no others
     config.train.eval_every = 100
     config.train.eval_batches = 2
+    config.train.eval_hours = 0  # of these rollouts; 0: as the longest of all stages
+    # Of these leads (hours) and levels (hPa) errors are told; of all, in the folder
+    # evaluations/.
+    config.train.eval_leads = (6, 24)
+    config.train.eval_levels = (850.0, 500.0, 250.0)
 
     config.run = ConfigDict()  # how it is operated; may change when a run goes on
     config.run.join_minutes = (

@@ -151,6 +151,13 @@ def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workdir", required=True, help="the run's folder; same, resume"
     )
+    parser.add_argument(
+        "--replay_step",
+        type=int,
+        metavar="N",
+        help="take only this step again, from the checkpoint before it, and find the "
+        "operation whose result is not finite; the folder is left as it is",
+    )
     parser.epilog = (
         "Any knob of configs/base.py is overridden by --config.NAME=VALUE, such as "
         "--config.train.steps=500 or --config.mesh.data=4."
@@ -160,8 +167,13 @@ def _train(parser: argparse.ArgumentParser) -> None:
 def _run_train(args: argparse.Namespace) -> None:
     from train.config import load_config
     from train.loop import train
+    from train.replay import replay
 
-    train(load_config(args.config, args.overrides), args.workdir)
+    config = load_config(args.config, args.overrides)
+    if args.replay_step is not None:
+        replay(config, args.workdir, args.replay_step)
+    else:
+        train(config, args.workdir)
 
 
 def _forecast(parser: argparse.ArgumentParser) -> None:
@@ -270,7 +282,8 @@ def _plan(parser: argparse.ArgumentParser) -> None:
         "--stages",
         metavar="HOURS:STEPS,...",
         help="also model the wall time of a curriculum: so many steps with rollouts of "
-        "so many hours, such as 6:20000,24:20000,120:5000",
+        "so many hours, such as 6:20000,24:20000,120:5000; config: that of the "
+        "configuration",
     )
     parser.add_argument("--json", action="store_true", help="for machines")
     parser.epilog = (

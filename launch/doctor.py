@@ -246,7 +246,7 @@ class Examination:
         self._experiment = experiment
         return Finding(
             OK,
-            f"{self._config.data.store}: {len(experiment.windows)} windows to train "
+            f"{self._config.data.store}: {len(experiment.windows[0])} windows to train "
             f"on, {len(experiment.held_out)} to evaluate; mesh "
             f"{dict(experiment.mesh.shape)}",
         )

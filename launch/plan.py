@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -20,16 +19,16 @@ from model.neural_gcm import NeuralGCM
 from model.partitioning import AXES
 from model.precision import transform_precision
 from model.scales import abstract_scales
-from model.spec import LEVEL_VARIABLES, SURFACE_VARIABLES, ModelSpec
+from model.spec import ModelSpec
 from model.sphere.grids import GaussianGrid, parse_grid
 from pipeline.errors import UserError
 from pipeline.store import open_store
 from pipeline.variables import PRESSURE_LEVELS
 from train import build
+from train.data import abstract_batch
 from train.folder import open_path
 from train.mesh import (
     MeshShape,
-    batch_layout,
     make_mesh,
     state_shardings,
     tree_shardings,
@@ -63,7 +62,7 @@ def plan(
     Raises:
       UserError: if the slice, the mesh, the stages or the configuration cannot be used.
     """
-    parsed = parse_stages(stages, config.data.hours) if stages else []
+    parsed = parse_stages(stages, config) if stages else []
     planned = Planned.create(config, slice_name, mesh, slices)
     measured = planned.measure(config.data.frames)
     figures = {
@@ -151,16 +150,13 @@ class Planned:
         config = self.config
         step = make_train_step(
             build.build_optimizer(config),
-            build.build_loss_weights(config),
-            config.data.hours,
+            build.build_objective(config),
             config.optimizer.ema_decay,
             self.mesh,
             jax.tree.map(lambda x: x.sharding, self.state),
         )
         rows = config.train.batch * config.train.members
-        batch = abstract_batch(self.spec, rows, frames)
-        layout = jax.tree.map(lambda x: batch_layout(x.ndim), batch)
-        batch = abstract(batch, tree_shardings(self.mesh, layout))
+        batch = abstract_batch(self.spec, self.mesh, rows, frames)
         count = f"{self.slices} slices of " if self.slices > 1 else ""
         print(
             f"plan: compiling {frames} frames for {count}{self.slice_name} ...",
@@ -229,17 +225,3 @@ def abstract_model(spec: ModelSpec, shards: int) -> NeuralGCM:
         spec, ground, ground, precision=transform_precision("tpu"), shards=shards
     )
     return dataclasses.replace(model, scales=abstract_scales(spec))
-
-
-def abstract_batch(spec: ModelSpec, samples: int, frames: int) -> dict[str, Any]:
-    """Shapes of a batch (`train.data.Batch`)."""
-    latitudes, longitudes = spec.grid.shape
-    points = (2, latitudes // 2, longitudes)
-
-    def of(*shape: int, dtype: type = jnp.float32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((samples, *shape), dtype)
-
-    fields = {n: of(frames, len(spec.levels), *points) for n in LEVEL_VARIABLES}
-    fields |= {name: of(frames, *points) for name in SURFACE_VARIABLES}
-    numbers = ("days", "seconds", "sample", "member")
-    return {"frames": fields} | {name: of(dtype=jnp.int32) for name in numbers}

@@ -10,8 +10,11 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from launch.tpu.measure import Measurement
 from pipeline.errors import UserError
+from train.stages import stages as of_config
 
 # Scans of one round are no loops any more once compiled: with fewer frames a program is
 # another one.
@@ -26,23 +29,25 @@ class Stage:
     steps: int
 
 
-def parse_stages(text: str, frame_hours: int) -> list[Stage]:
+def parse_stages(text: str, config: ConfigDict) -> list[Stage]:
     """Stages of `HOURS:STEPS,...`, such as `6:20000,24:20000,120:5000`.
 
     Args:
-      text: what to read.
-      frame_hours: between frames; rollouts are a whole number of them.
+      text: what to read; or `config`, for the curriculum of the configuration.
+      config: of the run; rollouts are a whole number of its frames.
 
     Raises:
       UserError: if the text is something else.
     """
-    stages = []
+    if text == "config":
+        return [Stage(s.hours, s.last - s.first) for s in of_config(config)]
+    stages, frame_hours = [], config.data.hours
     for part in text.split(","):
         match = re.fullmatch(r"(\d+):(\d+)", part)
         if match is None or int(match.group(1)) < 1 or int(match.group(2)) < 1:
             raise UserError(
                 f"--stages={text}: write HOURS:STEPS,... such as "
-                "6:20000,24:20000,120:5000"
+                "6:20000,24:20000,120:5000, or config"
             )
         stage = Stage(*map(int, match.groups()))
         if stage.hours % frame_hours:

@@ -95,6 +95,7 @@ class Networks(nnx.Module):
                 n.layers,
                 rngs,
                 dtype=n.dtype,
+                remat=spec.remat.tower,
             )
 
         self.encoder = tower("encoder", extra)

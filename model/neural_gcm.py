@@ -15,7 +15,7 @@ import jax_datetime
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from model import coders, features, partitioning, units
+from model import coders, features, partitioning, remat, units
 from model.dynamics.conservation import fixers
 from model.dynamics.filters import exponential_factors, exponential_filter, filtered
 from model.dynamics.forcing import Forced
@@ -322,9 +322,8 @@ class NeuralGCM:
         atmosphere = self.harmonics.with_waves_of(
             core.harmonics, state.atmosphere, clip=not spec.as_published
         )
-        atmosphere, _ = jax.lax.scan(
-            lambda x, _: (step(x), None), atmosphere, length=spec.substeps
-        )
+        substep = remat.treated(lambda x, _: (step(x), None), spec.remat.substep)
+        atmosphere, _ = jax.lax.scan(substep, atmosphere, length=spec.substeps)
         return ModelState(
             core.harmonics.with_waves_of(self.harmonics, atmosphere),
             state.atmosphere if state.memory is not None else None,
@@ -411,17 +410,21 @@ class NeuralGCM:
     ) -> ModelState:
         """Advances `state` from `time` by `hours`, sea and ice kept as in `frame`.
 
-        A step's intermediate values are recomputed in the backward pass.
+        What the backward pass recomputes is told by `spec.remat`.
         """
         step_length = jax_datetime.to_timedelta(self.spec.step_minutes, "m")
 
-        @jax.checkpoint
         def step(state: ModelState, index: jax.Array) -> tuple[ModelState, None]:
+            state = remat.beginning(state)
             surroundings = self.surroundings(frame, time + index * step_length)
             return self.advance(state, surroundings, physics), None
 
-        steps = hours * 60 // self.spec.step_minutes
-        return jax.lax.scan(step, state, jnp.arange(steps))[0]
+        def all_steps(state: ModelState) -> ModelState:
+            steps = hours * 60 // self.spec.step_minutes
+            body = remat.treated(step, self.spec.remat.step)
+            return jax.lax.scan(body, state, jnp.arange(steps))[0]
+
+        return remat.treated(all_steps, self.spec.remat.frame)(state)
 
     # ---- decoder
 

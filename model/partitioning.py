@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 AXES = ("data", "ensemble", "level", "lat")
 SAMPLES = ("data", "ensemble")  # axes over which the samples of a batch are spread
-LEVEL, LAT = "level", "lat"
+ENSEMBLE, LEVEL, LAT = "ensemble", "level", "lat"
 
 # Layouts of tables and fields over the whole mesh.
 REPLICATED = P()
@@ -86,6 +86,11 @@ def reduce_scatter(x: jax.Array, axis: str, dimension: int) -> jax.Array:
     )
 
 
+def sum_over(x: jax.Array, axis: str) -> jax.Array:
+    """The sum of everybody's arrays."""
+    return jax.lax.psum(x, axis) if size(axis) > 1 else x
+
+
 def all_to_all(x: jax.Array, axis: str, split: int, join: int) -> jax.Array:
     """Splits dimension `split` over the devices, and joins their `join`."""
     if size(axis) == 1:
@@ -100,6 +105,17 @@ def from_neighbour(x: jax.Array, axis: str, step: int) -> jax.Array:
         return jnp.zeros_like(x)
     pairs = [(i + step, i) for i in range(n) if 0 <= i + step < n]
     return jax.lax.ppermute(x, axis, pairs)
+
+
+def after(x: jax.Array, y: jax.Array) -> jax.Array:
+    """`x`, for what must not be computed before `y` is; nor gradients the other way.
+
+    Devices of a CPU find each other by the order of their exchanges. XLA lets those in
+    a loop overtake others that do not depend on the loop, and then mixes them up
+    (RendezvousKey of jaxlib 0.10). So there must be a dependence, if one of nothing but
+    zeros (and of what is not finite).
+    """
+    return x if platform() != "cpu" else x + 0 * jnp.sum(y)
 
 
 def in_one(exchange: Callable[[jax.Array], jax.Array], tree: T) -> T:

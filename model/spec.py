@@ -8,6 +8,7 @@ import numpy as np
 from model.dynamics import baroclinic_wave
 from model.dynamics.conservation import FIXERS
 from model.dynamics.primitive_equations import CONDENSATES, HUMIDITY
+from model.remat import Remat
 from model.sphere.grids import GaussianGrid
 from model.vertical.sigma import SigmaLevels
 
@@ -181,6 +182,7 @@ class ModelSpec:
       geopotential_interpolation: the decoder's, linear in sigma (as published) or in
         ln(sigma), which follows the hydrostatic profile more closely.
       networks: the learned part.
+      remat: what the backward pass recomputes; it changes no result.
 
     Raises:
       ValueError: if the time steps do not divide an hour or each other, the core has
@@ -201,6 +203,7 @@ class ModelSpec:
     encoder_filters: tuple[StateFilter, ...] = ()
     as_published: bool = False
     reference_temperature: tuple[float, ...] = ()
+    remat: Remat = Remat()
 
     def __post_init__(self) -> None:
         if self.step_minutes < 1 or 360 % self.step_minutes:

@@ -1,11 +1,9 @@
 """Where an attempt begins: at the newest whole checkpoint, or afresh."""
 
 import dataclasses
-import functools
 
 import jax
 import numpy as np
-import optax
 from clu import parameter_overview
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
@@ -17,14 +15,15 @@ from pipeline.errors import UserError
 from train import build, checkpoint, processes
 from train.calibration import calibrate, with_scales
 from train.config import to_json
-from train.data import Loader
 from train.exit_codes import Failed
 from train.experiment import Experiment
 from train.folder import RunFolder
 from train.ledger import Ledger
-from train.mesh import place, state_shardings, tree_shardings
+from train.mesh import place, tree_shardings
 from train.processes import say
-from train.step import TrainState, initial_state
+from train.programs import Programs
+from train.rollback import set_obsolete_aside
+from train.step import TrainState
 
 
 @dataclasses.dataclass
@@ -34,39 +33,35 @@ class Beginning:
     Attributes:
       step: number of steps taken so far.
       evaluated: whether the evaluation due at that step was made.
+      order: of the data; another one after every rollback.
       state: parameters and all else that training changes.
-      shardings: where it lies.
       scales: of the model, replicated.
       model: its tables, with the scales.
-      optimizer: of the run.
-      loader: at its position.
     """
 
     step: int
     evaluated: bool
+    order: int
     state: TrainState
-    shardings: TrainState
     scales: Scales
     model: NeuralGCM
-    optimizer: optax.GradientTransformation
-    loader: Loader
 
 
-def begin(experiment: Experiment, folder: RunFolder, ledger: Ledger) -> Beginning:
+def begin(
+    experiment: Experiment, programs: Programs, folder: RunFolder, ledger: Ledger
+) -> Beginning:
     """Restores the newest checkpoint that is whole, onto this mesh, or draws afresh.
 
-    Damaged ones that are newer are moved to `damaged/`.
+    Those that a rollback has left behind are moved to `rolled_back/`, damaged ones that
+    are newer to `damaged/`.
 
     Raises:
       Failed: if there are checkpoints, but none can be used.
     """
-    config, spec, mesh = experiment.config, experiment.spec, experiment.mesh
-    optimizer = build.build_optimizer(config)
-    fresh = functools.partial(initial_state, spec, optimizer, config.seed)
-    shapes = jax.eval_shape(fresh)
-    shardings = state_shardings(mesh, shapes, config.mesh.parameters)
-    build.check_rates(config, shapes.params)
+    config, spec = experiment.config, experiment.spec
+    shapes, shardings = programs.shapes, programs.shardings
     with ledger.during("restore"):
+        order = processes.on_first("rollbacks", lambda: set_obsolete_aside(folder.path))
         try:
             saved, bad = checkpoint.read_newest(
                 folder.path, shapes, abstract_scales(spec)
@@ -79,20 +74,12 @@ def begin(experiment: Experiment, folder: RunFolder, ledger: Ledger) -> Beginnin
         if bad:
             processes.on_first("aside", lambda: checkpoint.set_aside(folder.path, bad))
 
-    model = build.build_model(spec, experiment.store, mesh.shape["lat"])
-    loader = Loader(
-        experiment.windows,
-        mesh,
-        config.train.batch,
-        config.seed,
-        config.train.members,
-    )
     if saved:
         state, scales = place(saved.state, shardings), saved.scales
-        loader.state = saved.record["delivered"]
+        order = max(order, saved.record["order"])
     else:
-        state = jax.jit(fresh, out_shardings=shardings)()
-        scales = _calibrated(experiment, model)
+        state = jax.jit(programs.fresh_state, out_shardings=shardings)()
+        scales = _calibrated(experiment)
         if config.init_from:
             first = _first_weights(config, shapes, spec)
             params, ema = (place(first.state["ema"], shardings.params) for _ in "12")
@@ -101,21 +88,26 @@ def begin(experiment: Experiment, folder: RunFolder, ledger: Ledger) -> Beginnin
             scales = dataclasses.replace(
                 scales, inputs=first.scales.inputs, outputs=first.scales.outputs
             )
-    model = with_scales(model, scales)
-    layout = tree_shardings(mesh, model.layout())
+    model = placed_model(experiment, scales)
     beginning = Beginning(
         step=saved.step if saved else 0,
         # Of a fresh draw there is nothing to tell; of another's weights there is.
         evaluated=saved.record["evaluated"] if saved else not config.init_from,
+        order=order,
         state=state,
-        shardings=shardings,
-        scales=place(scales, layout.scales),
-        model=place(model, layout),
-        optimizer=optimizer,
-        loader=loader,
+        scales=model.scales,
+        model=model,
     )
     _tell(beginning, experiment, folder)
     return beginning
+
+
+def placed_model(experiment: Experiment, scales: Scales) -> NeuralGCM:
+    """The tables of the model, on the mesh."""
+    mesh = experiment.mesh
+    model = build.build_model(experiment.spec, experiment.store, mesh.shape["lat"])
+    model = with_scales(model, scales)
+    return place(model, tree_shardings(mesh, model.layout()))
 
 
 def _first_weights(
@@ -151,10 +143,11 @@ def _first_weights(
     return saved
 
 
-def _calibrated(experiment: Experiment, model: NeuralGCM) -> Scales:
+def _calibrated(experiment: Experiment) -> Scales:
     """Scales from the data: of process 0, so that all have the same bits."""
-    windows = experiment.windows
+    windows = experiment.windows[0]
     if processes.is_first():
+        model = build.build_model(experiment.spec, experiment.store)
         scales = calibrate(model, windows.store, windows.first, windows.last)
     else:
         shapes = abstract_scales(experiment.spec)
@@ -175,7 +168,7 @@ def _tell(beginning: Beginning, experiment: Experiment, folder: RunFolder) -> No
         f"{'resuming at step' if beginning.step else 'training from step'} "
         f"{beginning.step} of {experiment.config.train.steps}: "
         f"{parameter_overview.count_parameters(params):,} parameters, "
-        f"{len(experiment.windows)} windows, mesh {dict(mesh.shape)} of "
+        f"{len(experiment.windows[0])} windows, mesh {dict(mesh.shape)} of "
         f"{mesh.devices.flat[0].platform} devices"
         + f" of {processes.count()} processes"
         * (processes.count() > 1)

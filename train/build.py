@@ -11,14 +11,17 @@ from ml_collections import ConfigDict
 
 from model.neural_gcm import NeuralGCM
 from model.partitioning import AXES
+from model.remat import Remat
 from model.spec import Filter, ModelSpec, NetworkSpec, StateFilter
 from model.sphere.grids import GaussianGrid, parse_grid
 from model.vertical.sigma import SigmaLevels
 from pipeline.errors import UserError
 from pipeline.store import Store
 from train.folder import Ground
-from train.losses import LossWeights
+from train.losses.terms import TERMS, Loss
 from train.mesh import MeshShape
+from train.stages import stages
+from train.step import Objective
 
 
 def build_spec(
@@ -42,9 +45,17 @@ def build_spec(
             encoder_filters=tuple(StateFilter(*f) for f in model.encoder_filters),
             as_published=model.as_published,
             reference_temperature=tuple(model.reference_temperature),
+            remat=build_remat(config),
         )
     except (ValueError, TypeError) as error:
         raise UserError(f"config.model: {error}") from error
+
+
+def build_remat(config: ConfigDict) -> Remat:
+    try:
+        return Remat(**config.remat)
+    except ValueError as error:
+        raise UserError(f"config.remat: {error}") from error
 
 
 def _build_networks(model: ConfigDict) -> NetworkSpec:
@@ -81,40 +92,93 @@ def build_mesh_shape(config: ConfigDict) -> MeshShape:
     return MeshShape(**{axis: config.mesh[axis] for axis in AXES})
 
 
-def build_loss_weights(config: ConfigDict) -> LossWeights:
-    return LossWeights(
-        data=config.loss.data,
-        model=config.loss.model,
-        amplitudes=tuple(config.loss.amplitudes.items()),
-        log_surface_pressure=config.loss.log_surface_pressure,
-        least_level=config.loss.least_level,
-        lead_hours=config.loss.lead_hours,
-    )
+def build_objective(config: ConfigDict) -> Objective:
+    """What a step minimises; `config` is that of a stage.
+
+    Raises:
+      UserError: if the loss makes no sense, or needs members that there are not.
+    """
+    options = config.loss.to_dict()
+    weights = {name: options.pop(name) for name in TERMS}
+    try:
+        loss = Loss(
+            weights=tuple((n, weight) for n, weight in weights.items() if weight),
+            amplitudes=tuple(options.pop("amplitudes").items()),
+            low_pass=tuple(tuple(x) for x in options.pop("low_pass")),
+            **options,
+        )
+    except (ValueError, TypeError) as error:
+        raise UserError(f"config.loss: {error}") from error
+    if loss.needs_members and config.train.members != 2:
+        raise UserError(
+            "config.loss: crps terms compare two members of every sample: set "
+            f"config.train.members=2, not {config.train.members}"
+        )
+    return Objective(loss, config.data.hours, config.train.members)
 
 
 def build_schedule(config: ConfigDict) -> optax.Schedule:
-    """Learning rate by step: linear warm-up, then cosine decay."""
-    return optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=config.optimizer.learning_rate,
-        warmup_steps=config.optimizer.warmup_steps,
-        decay_steps=config.optimizer.decay_steps,
+    """Learning rate by step: that of the stage, times what all stages share.
+
+    A linear warm-up, and from `decay_start` on a decay: `cosine`, to 0 at
+    `decay_steps`; `halving`, by half in so many steps; or `none`.
+
+    Raises:
+      UserError: if the rate would decay before it has risen, or not end.
+    """
+    optimizer = config.optimizer
+    warmup, start, steps = (
+        optimizer[name] for name in ("warmup_steps", "decay_start", "decay_steps")
     )
+    start = max(start, warmup)
+    match optimizer.decay:
+        case "cosine":
+            if start >= steps:
+                raise UserError(
+                    f"config.optimizer.warmup_steps={warmup} and decay_start="
+                    f"{optimizer.decay_start} must be less than decay_steps={steps}"
+                )
+            decay = optax.cosine_decay_schedule(1.0, steps - start)
+        case "halving":
+            if steps < 1:
+                raise UserError(
+                    f"config.optimizer.decay_steps={steps} must be at least 1"
+                )
+            decay = optax.exponential_decay(1.0, steps, 0.5)
+        case "none":
+            decay = optax.constant_schedule(1.0)
+        case other:
+            raise UserError(
+                f"config.optimizer.decay={other!r} is none of cosine, halving, none"
+            )
+    shape = optax.join_schedules(
+        [
+            optax.linear_schedule(0.0, 1.0, warmup) if warmup else decay,
+            optax.constant_schedule(1.0),
+            decay,
+        ],
+        [warmup, start],
+    )
+    of_stages = stages(config)
+    firsts = [stage.first for stage in of_stages]
+    rates = [stage.config.optimizer.learning_rate for stage in of_stages]
+
+    def rate(step: jax.Array) -> jax.Array:
+        stage = jnp.searchsorted(jnp.asarray(firsts), step, side="right") - 1
+        return jnp.asarray(rates, jnp.float32)[stage] * shape(step)
+
+    return rate
 
 
 def build_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """Adam on clipped gradients, with a rate of its own for every module.
 
+    The same in all stages.
+
     Raises:
-      UserError: if the learning rate would decay before it has risen, or a rate of a
-        module cannot be read.
+      UserError: if the schedule, or the rate of a module, makes no sense.
     """
     optimizer = config.optimizer
-    if optimizer.warmup_steps >= optimizer.decay_steps:
-        raise UserError(
-            f"config.optimizer.warmup_steps={optimizer.warmup_steps} must be less than "
-            f"config.optimizer.decay_steps={optimizer.decay_steps}"
-        )
     factor = _factor_by_path(optimizer.rates)
     return optax.chain(
         _scaled(lambda path: float(factor(path) > 0)),  # frozen ones do not count
@@ -191,12 +255,17 @@ def check_run(config: ConfigDict) -> None:
         "train.eval_batches": train.eval_batches,
         "train.log_every": train.log_every,
         "train.keep_checkpoints": train.keep_checkpoints,
+        "train.lookback": train.lookback,
     }
     others = {
         "run.failed_saves": run.failed_saves,
         "run.profile_step": run.profile_step,
         "train.checkpoint_minutes": train.checkpoint_minutes,
         "train.keep_every": train.keep_every,
+        "train.skips": train.skips,
+        "train.spike": train.spike,
+        "train.rollbacks": train.rollbacks,
+        "train.eval_hours": train.eval_hours,
     }
     for name, value in positive.items():
         if value <= 0:
@@ -206,10 +275,32 @@ def check_run(config: ConfigDict) -> None:
             raise UserError(f"config.{name}={value} must not be negative")
 
 
+def eval_hours(config: ConfigDict) -> int:
+    """Length of the rollouts of evaluations: as asked for, or the longest of training.
+
+    Raises:
+      UserError: if it, or a lead, is no whole number of frames.
+    """
+    hours = config.train.eval_hours or max(stage.hours for stage in stages(config))
+    for name, value in [
+        ("eval_hours", hours),
+        *(("eval_leads", lead) for lead in config.train.eval_leads),
+    ]:
+        if value <= 0 or value % config.data.hours:
+            raise UserError(
+                f"config.train.{name}: {value} h is not a whole number of "
+                f"config.data.hours={config.data.hours}"
+            )
+    return hours
+
+
 def check_rollout(config: ConfigDict) -> None:
     """Raises UserError if frames do not follow one another by whole physics steps."""
     if config.data.frames < 2:
-        raise UserError("config.data.frames must be at least 2: a start and a target")
+        raise UserError(
+            f"config.data.frames={config.data.frames} must be at least 2: a start and "
+            "a target"
+        )
     if config.data.hours * 60 % config.model.step_minutes:
         raise UserError(
             f"config.data.hours={config.data.hours} is not a whole number of "

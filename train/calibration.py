@@ -16,6 +16,7 @@ from model.spec import (
     STATE_FIELDS,
     TENDENCY_FIELDS,
 )
+from pipeline.errors import UserError
 from pipeline.store import Store
 from train.data import Windows
 
@@ -50,7 +51,10 @@ def calibrate(model: NeuralGCM, store: Store, first: int, last: int) -> Scales:
 
     Those of fields on pressure levels are the store's own statistics; all others those
     of `FRAMES` pairs of frames, 24 h apart and evenly spread, encoded by interpolation
-    alone.
+    alone. Pairs that are not finite do not count.
+
+    Raises:
+      UserError: if none is.
     """
     pairs = Windows(store, first, last, frames=2, hours=24)
     numbers = np.unique(np.linspace(0, len(pairs) - 1, FRAMES).round().astype(int))
@@ -59,7 +63,14 @@ def calibrate(model: NeuralGCM, store: Store, first: int, last: int) -> Scales:
         window = pairs.read(np.array([number]))
         time = jax_datetime.to_datetime(store.times[pairs.starts[number]])
         frames = [{k: x[0, i] for k, x in window["frames"].items()} for i in range(2)]
-        of_pairs.append(jax.device_get(_moments_of_pair(model, *frames, time)))
+        moments = jax.device_get(_moments_of_pair(model, *frames, time))
+        if all(np.isfinite(x).all() for x in jax.tree.leaves(moments)):
+            of_pairs.append(moments)
+    if not of_pairs:
+        raise UserError(
+            f"{store.path}: of none of {len(numbers)} pairs of frames all fields are "
+            "finite; see `podgcm inspect`"
+        )
     data, columns, ground = (
         _combined([moments[kind] for moments in of_pairs])
         for kind in ("data", "columns", "ground")

@@ -195,16 +195,34 @@ def _try_to_read(
     return None, damage, outage
 
 
-def set_aside(workdir: str | epath.Path, bad: dict[int, str]) -> None:
-    """Moves damaged checkpoints to `damaged/`, so that their steps can be saved anew.
+def order_of(workdir: str | epath.Path, step: int) -> int | None:
+    """Order of the data in which a checkpoint was saved; None if its record is damaged.
+
+    Raises:
+      Unavailable: if storage does not answer.
+    """
+    try:
+        record = read_record(checkpoints_folder(workdir) / str(step) / RECORD)
+        return record["order"]
+    except Exception as error:  # clients of buckets raise their own
+        if is_outage(error):
+            raise Unavailable(f"checkpoint {step}: {error}") from error
+        return None
+
+
+def set_aside(
+    workdir: str | epath.Path, bad: dict[int, str], to: str = "damaged"
+) -> None:
+    """Moves checkpoints to another folder, so that their steps can be saved anew.
 
     Args:
       workdir: of the run.
       bad: why, by step.
+      to: name of the folder.
     """
     for step, reason in bad.items():
         name = f"{step}-{time.strftime('%Y%m%dT%H%M%S')}"
-        target = open_path(str(workdir)) / "damaged"
+        target = open_path(str(workdir)) / to
         target.mkdir(exist_ok=True)
         (target / f"{name}.txt").write_text(reason + "\n")
         (checkpoints_folder(workdir) / str(step)).rename(target / name)

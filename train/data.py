@@ -15,7 +15,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from model.spec import LEVEL_VARIABLES, STATIC_VARIABLES, SURFACE_VARIABLES
+from model.spec import (
+    LEVEL_VARIABLES,
+    STATIC_VARIABLES,
+    SURFACE_VARIABLES,
+    ModelSpec,
+)
 from pipeline.errors import UserError
 from pipeline.store import Store
 from train.mesh import batch_layout
@@ -28,6 +33,11 @@ Batch = dict[str, Any]
 mirror pairs (`model.sphere.grids.fold`); `days` and `seconds` since 1970-01-01 of each
 sample's first frame, [sample]; `sample` and `member`, the number of a sample in the
 batch and of a member of it, [sample]. With members every sample is there so often."""
+
+
+def data_seed(seed: int, stage: int, order: int) -> int:
+    """Of the order of windows in a stage, which is another one after every rollback."""
+    return int(np.random.SeedSequence((seed, stage, order)).generate_state(1)[0])
 
 
 def check_store(store: Store) -> None:
@@ -203,6 +213,18 @@ class BatchReader:
             batch = jax.tree.map(lambda x: x[place], batch)
         return {**batch, "sample": sample, "member": member}
 
+    def not_finite(self, numbers: np.ndarray) -> list[str]:
+        """What is not finite in this process's part of these windows, if anything."""
+        batch, windows = self.read(numbers), self._windows
+        found = set()
+        for name, x in batch["frames"].items():
+            bad = ~np.isfinite(x).all(axis=tuple(range(2, x.ndim)))
+            for row, frame in np.argwhere(bad):
+                seconds = int(batch["days"][row]) * 86400 + int(batch["seconds"][row])
+                hour = np.datetime64(seconds // 3600 + int(frame) * windows.hours, "h")
+                found.add(f"{name} of {hour}")
+        return sorted(found)
+
     def to_devices(self, local: Batch) -> Batch:
         """Global sharded arrays, from every process's part."""
         return jax.tree.map(self._global_array, local)
@@ -214,6 +236,21 @@ class BatchReader:
             shape = (*shape[:-3], *self._folded_shape)
         sharding = NamedSharding(self._mesh, batch_layout(len(shape)))
         return jax.make_array_from_process_local_data(sharding, local, shape)
+
+
+def abstract_batch(spec: ModelSpec, mesh: Mesh, rows: int, frames: int) -> Batch:
+    """Shapes of a batch of so many rows and frames, and where it lies."""
+    latitudes, longitudes = spec.grid.shape
+    points = (2, latitudes // 2, longitudes)
+
+    def of(*shape: int, dtype: type = np.float32) -> jax.ShapeDtypeStruct:
+        layout = NamedSharding(mesh, batch_layout(1 + len(shape)))
+        return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=layout)
+
+    fields = {n: of(frames, len(spec.levels), *points) for n in LEVEL_VARIABLES}
+    fields |= {name: of(frames, *points) for name in SURFACE_VARIABLES}
+    numbers = ("days", "seconds", "sample", "member")
+    return {"frames": fields} | {name: of(dtype=np.int32) for name in numbers}
 
 
 def rows_of_batch(
@@ -235,39 +272,68 @@ def rows_of_batch(
 class Loader:
     """Endless global batches, shuffled anew in every epoch, as sharded arrays.
 
-    `state` (an integer, the number of batches delivered) restores the position.
+    Batches are read ahead into the host's memory, and one onto the devices, while a
+    step runs. `delivered`, the number of batches so far, restores the position.
     """
 
     def __init__(
-        self, windows: Windows, mesh: Mesh, batch: int, seed: int, members: int = 1
+        self,
+        windows: Windows,
+        mesh: Mesh,
+        batch: int,
+        seed: int,
+        members: int = 1,
+        delivered: int = 0,
     ) -> None:
+        """
+        Args:
+          windows: to read.
+          mesh: of the devices.
+          batch: samples.
+          seed: of their order.
+          members: of each sample.
+          delivered: where to begin in that order.
+
+        Raises:
+          UserError: if there are fewer windows than samples.
+        """
         if len(windows) < batch:
             raise UserError(
                 f"train.batch={batch} is more than the {len(windows)} windows there are"
             )
         keep_freed_memory()
         self._reader = BatchReader(windows, mesh, batch, members)
-        dataset = (
+        self._numbers = (
             grain.MapDataset.range(len(windows))
             .seed(seed)
             .shuffle()
             .repeat()
             .batch(batch, drop_remainder=True)  # or one sample overflows a length
-            .map(self._reader.read)
-            .to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2))
         )
-        self._iterator = iter(dataset)
+        batches = self._numbers.map(self._reader.read)
+        ahead = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
+        self.delivered = delivered
+        self._iterator = iter(batches.to_iter_dataset(ahead))
+        self._iterator.set_state({"next_index": delivered})
+        self._ahead: Batch | None = None
 
     def __iter__(self) -> "Loader":
         return self
 
     def __next__(self) -> Batch:
+        batch = self._ahead or self._load()
+        self._ahead = None
+        self.delivered += 1
+        return batch
+
+    def read_ahead(self) -> None:
+        """Begins to copy the next batch to the devices; call it while they are busy."""
+        if self._ahead is None:
+            self._ahead = self._load()
+
+    def not_finite(self, number: int) -> list[str]:
+        """What this process reads in a batch that is not finite, variable and time."""
+        return self._reader.not_finite(self._numbers[number])
+
+    def _load(self) -> Batch:
         return self._reader.to_devices(next(self._iterator))
-
-    @property
-    def state(self) -> int:
-        return int(self._iterator.get_state()["next_index"])
-
-    @state.setter
-    def state(self, delivered: int) -> None:
-        self._iterator.set_state({"next_index": delivered})

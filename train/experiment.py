@@ -18,6 +18,7 @@ from train.data import Windows, check_store, parse_window
 from train.exit_codes import Failed
 from train.folder import CONFIG_DRAFT, RunFolder, is_strange
 from train.mesh import make_mesh
+from train.stages import Stage, stages
 
 # What may differ when a run goes on: it does not change what is computed.
 MAY_CHANGE = (
@@ -29,6 +30,12 @@ MAY_CHANGE = (
     "train.checkpoint_minutes",
     "train.keep_",
     "train.skips",
+    "train.spike",
+    "train.lookback",
+    "train.rollbacks",
+    "train.eval_leads",
+    "train.eval_levels",
+    "remat.",
     "train.steps",
 )
 _MAY_PASS = (errno.ENOSPC, errno.EDQUOT)
@@ -43,14 +50,17 @@ class Experiment:
       store: of the data.
       spec: of the model.
       mesh: of the devices of all processes.
-      windows, held_out: of the data, to train and to evaluate on.
+      stages: of the curriculum, in order.
+      windows: of the data, to train on in each stage.
+      held_out: to evaluate on.
     """
 
     config: ConfigDict
     store: Store
     spec: ModelSpec
     mesh: Mesh
-    windows: Windows
+    stages: list[Stage]
+    windows: list[Windows]
     held_out: Windows
 
 
@@ -62,21 +72,34 @@ def prepare(config: ConfigDict) -> Experiment:
     """
     store = open_store(config.data.store)
     check_store(store)
-    build.check_rollout(config)
     build.check_run(config)
     spec = build.build_spec(config, store.grid, store.levels)
     shape = build.build_mesh_shape(config).filled(jax.device_count())
-    shape.check(spec, config.train.batch, config.train.members)
-    windows, held_out = (
-        Windows(
-            store,
-            *parse_window(store, times),
-            config.data.frames,
-            config.data.hours,
-        )
-        for times in (config.data.train_times, config.data.eval_times)
+    of_stages = stages(config)
+    for stage in of_stages:
+        build.check_rollout(stage.config)
+        build.build_objective(stage.config)
+        build.build_remat(stage.config)
+        shape.check(spec, stage.config.train.batch, config.train.members)
+    mesh = make_mesh(shape)
+    span = parse_window(store, config.data.train_times)
+    windows = [
+        Windows(store, *span, stage.config.data.frames, stage.config.data.hours)
+        for stage in of_stages
+    ]
+    for stage, some in zip(of_stages, windows, strict=True):
+        if len(some) < stage.config.train.batch:
+            raise UserError(
+                f"train.batch={stage.config.train.batch} is more than the {len(some)} "
+                f"windows of {stage.hours} h that there are"
+            )
+    held_out = Windows(
+        store,
+        *parse_window(store, config.data.eval_times),
+        build.eval_hours(config) // config.data.hours + 1,
+        config.data.hours,
     )
-    return Experiment(config, store, spec, make_mesh(shape), windows, held_out)
+    return Experiment(config, store, spec, mesh, of_stages, windows, held_out)
 
 
 def prepare_workdir(folder: RunFolder, config: ConfigDict, fingerprint: str) -> None:

@@ -1,34 +1,36 @@
 """Training, from the first step to the last, whatever interrupts it.
 
 The only start path is resuming: the same command on the same folder goes on from the
-newest whole checkpoint, or starts afresh if there is none.
+newest whole checkpoint, or starts afresh if there is none. So does a run that goes back
+after a divergence.
 """
 
-import itertools
+import dataclasses
+import json
 import math
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import psutil
-from clu.metrics import Average
 from ml_collections import ConfigDict
 
 from pipeline.progress import progress
-from train import build, preflight, processes
+from train import build, held_out, pictures, preflight, processes, report, rollback
 from train.beginning import Beginning, begin
-from train.checkpoint import Checkpoints
+from train.checkpoint import Checkpoints, steps
 from train.config import to_json
-from train.data import Batch, BatchReader
+from train.data import Loader, data_seed
 from train.exit_codes import Diverged, Failed, Preempted
 from train.experiment import Experiment, prepare, prepare_workdir
 from train.folder import RunFolder
 from train.ledger import Ledger
-from train.metrics import MetricWriter
+from train.metrics import MetricWriter, read_metrics
 from train.processes import say
 from train.profile import Profiler
-from train.step import make_eval_step, make_train_step
+from train.programs import Programs
+from train.stages import Stage, stage_of
+from train.step import Metrics, Params
 from train.votes import Motions, Votes, signals
 from train.watchdog import Watchdog, watchdog
 
@@ -38,8 +40,9 @@ GIB = 2**30
 def train(config: ConfigDict, workdir: str) -> None:
     """Trains the model of `config` in the folder `workdir`, or goes on with it.
 
-    Writes checkpoints, `config.json`, `parameters.txt`, `metrics.jsonl`, `goodput/` and
-    TensorBoard events. All processes of a pod call it with the same arguments.
+    Writes checkpoints, `config.json`, `parameters.txt`, `metrics.jsonl`, `goodput/`,
+    `evaluations/`, `curves.png` and TensorBoard events. All processes of a pod call it
+    with the same arguments.
 
     Args:
       config: of the run.
@@ -61,16 +64,56 @@ def train(config: ConfigDict, workdir: str) -> None:
         processes.on_first(
             "workdir", lambda: prepare_workdir(folder, config, fingerprint)
         )
+        programs = Programs(experiment)
         with Ledger(folder) as ledger:
-            beginning = begin(experiment, folder, ledger)
-            loop = Loop(experiment, beginning, folder, ledger, dog, motions)
-            stopped = loop.run()
+            while True:
+                beginning = begin(experiment, programs, folder, ledger)
+                loop = Loop(
+                    experiment, beginning, programs, folder, ledger, dog, motions
+                )
+                try:
+                    stopped = loop.run()
+                    break
+                except Diverged as error:
+                    # Raised by all processes at the same step.
+                    go_back(folder, config, loop.first_skipped, error)
             if stopped:
                 ledger.ended = "preempted"
         if stopped:
             raise Preempted(
                 f"told to stop, saved at step {loop.step}; the same command goes on"
             )
+
+
+def go_back(folder: RunFolder, config: ConfigDict, failed: int, why: Diverged) -> None:
+    """Decides on an earlier checkpoint, from which `begin` then starts.
+
+    Raises:
+      Diverged: if that was done too often.
+    """
+
+    def decide() -> dict | None:
+        found = rollback.plan_rollback(
+            rollback.rollbacks(folder.path),
+            steps(folder.path),
+            failed,
+            str(why),
+            config.train.lookback,
+            config.train.rollbacks,
+        )
+        if found is None:
+            return None
+        rollback.record(folder.path, found)
+        return dataclasses.asdict(found)
+
+    decided = processes.on_first(f"rollback {failed}", decide)
+    if decided is None:
+        raise Diverged(
+            f"{why}; going back train.rollbacks={config.train.rollbacks} times did not "
+            "help: begin another run, with a lower optimizer.learning_rate or shorter "
+            f"model.step_minutes, such as from --config.init_from={folder.path}"
+        ) from why
+    say(f"GOING BACK to step {decided['to']}, with another order of the data: {why}")
 
 
 class Loop:
@@ -80,6 +123,7 @@ class Loop:
         self,
         experiment: Experiment,
         beginning: Beginning,
+        programs: Programs,
         folder: RunFolder,
         ledger: Ledger,
         dog: Watchdog,
@@ -87,57 +131,32 @@ class Loop:
     ) -> None:
         self.experiment, self.config = experiment, experiment.config
         self.folder, self.ledger, self.dog = folder, ledger, dog
+        self.programs, self.beginning = programs, beginning
         self.votes = Votes(experiment.mesh, motions)
         self.profiler = Profiler(
             folder, self.config.run.profile_step, self.config.run.profile_steps
         )
         self.schedule = build.build_schedule(self.config)
         self.step, self.state = beginning.step, beginning.state
+        self.first_skipped = self.step
         self.evaluated = beginning.evaluated
-        self.model, self.scales = beginning.model, beginning.scales
-        self.reader = BatchReader(
-            experiment.held_out,
-            experiment.mesh,
-            self.config.train.batch,
-            self.config.train.members,
-        )
-        with ledger.during("data"):
-            first = next(beginning.loader)
-        self.batches = itertools.chain([first], beginning.loader)
-        with ledger.during("compile"):
-            self._compile(beginning, first)
         self.latest = {"loss": math.nan}
+        # Compiled first of all, so that what does not fit is known at once.
+        stages = experiment.stages
+        self.stage = stage_of(stages, min(self.step, stages[-1].last - 1))
+        self._compile()
+        self.eval_model = programs.model_of(stages[0], beginning.model)
+        with ledger.during("compile"):
+            self.eval_step = programs.eval_step(self.eval_model, self.state.ema)
 
-    def _compile(self, beginning: Beginning, batch: Batch) -> None:
-        """Compiles both programs, once all processes are known to have the same."""
-        config, mesh = self.config, self.experiment.mesh
-        weights, hours = build.build_loss_weights(config), config.data.hours
-        train_step = make_train_step(
-            beginning.optimizer,
-            weights,
-            hours,
-            config.optimizer.ema_decay,
-            mesh,
-            beginning.shardings,
-            config.seed,
-        ).lower(self.model, self.state, batch)
-        eval_step = make_eval_step(weights, hours, mesh, config.seed).lower(
-            self.model, self.state.ema, batch
-        )
-        programs = [preflight.digest(x.as_text()) for x in (train_step, eval_step)]
-        processes.check_equal("programs", programs)
-        begun = time.monotonic()
-        self.train_step, self.eval_step = train_step.compile(), eval_step.compile()
-        # The first exchange of devices waits for half a minute at most (gloo).
-        processes.gather("compiled", True, config.run.first_step_minutes)
-        used = self.train_step.memory_analysis()
-        # XLA's own peak knows nothing of temporary arrays on CPUs.
-        needed = used.argument_size_in_bytes + used.temp_size_in_bytes
-        needed += used.output_size_in_bytes - used.alias_size_in_bytes
-        say(
-            f"compiled in {time.monotonic() - begun:.0f} s: a step needs "
-            f"{needed / GIB:.3f} GiB a device"
-        )
+    def _compile(self) -> None:
+        """The program of `self.stage`."""
+        self.dog.expect(self.config.run.first_step_minutes)
+        with self.ledger.during("compile"):
+            self.model = self.programs.model_of(self.stage, self.beginning.model)
+            self.train_step = self.programs.train_step(
+                self.stage, self.model, self.state
+            )
 
     def run(self) -> bool:
         """Trains; returns whether it was told to stop before the end."""
@@ -155,7 +174,9 @@ class Loop:
         ):
             self.votes.cast()  # signals that came so far are known after one step
             stopped = not self.evaluated and not self._evaluate()
-            stopped = stopped or self._steps()
+            for stage in self.experiment.stages:
+                if not stopped and self.step < min(stage.last, train.steps):
+                    stopped = self._steps(stage)
             with self.ledger.during("save"):
                 self.dog.expect(2 * run.save_minutes)
                 self.saves.wait()
@@ -163,33 +184,44 @@ class Loop:
                 raise Failed(f"the checkpoint of step {self.step} could not be saved")
         return stopped
 
-    def _steps(self) -> bool:
-        """The hot loop; returns whether it was told to stop."""
+    def _steps(self, stage: Stage) -> bool:
+        """Takes a stage's steps that are left; returns whether it was told to stop."""
         train, run = self.config.train, self.config.run
-        pending: tuple[int, dict[str, jax.Array], float] | None = None
+        self._enter(stage)
+        pending: tuple[int, Metrics, float] | None = None
         motions = Motions()
         self.saved_at = time.monotonic()
-        steps = range(self.step + 1, train.steps + 1)
-        for step in progress(steps, "train: steps", status=self._status):
+        end = min(stage.last, train.steps)
+        numbers = range(self.step + 1, end + 1)
+        for step in progress(numbers, "train: steps", status=self._status):
             begun, self.evaluated = time.monotonic(), True
             self.ledger.switch("data")
-            batch = next(self.batches)
+            batch = next(self.loader)
+            waited = time.monotonic() - begun
             self.ledger.switch("step" if step > self.ledger.reached else "recompute")
             self.profiler.before(step, motions.profile)
             self.state, values = self.train_step(self.model, self.state, batch)
             self._propose_save()
             motions = self.votes.cast()
+            if step < end:
+                self.loader.read_ahead()
             # Fetched one step late, so that the devices never wait for the log.
             if pending is not None:
                 self._log(*pending)
                 self.dog.expect(run.step_minutes)
-            self.step, pending = step, (step, values, time.monotonic() - begun)
+            seconds = time.monotonic() - begun
+            times = {
+                "seconds_per_step": seconds,
+                "data_percent": 100 * waited / seconds,
+            }
+            self.step, pending = step, (step, values, times)
             self.dog.check_background("a save", self.saves.since, 2 * run.save_minutes)
 
             last = step == train.steps
             evaluating = last or step % train.eval_every == 0
             saving = last or step % train.checkpoint_every == 0 or motions.save
-            if evaluating or saving or motions.stop or self.profiler.ends(step):
+            leaving = step == end or evaluating or saving or motions.stop
+            if leaving or self.profiler.ends(step):
                 # No step is saved before its line is written and its loss checked.
                 self._log(*pending)
                 self.dog.expect(run.step_minutes)
@@ -205,6 +237,23 @@ class Loop:
                 return True
         return False
 
+    def _enter(self, stage: Stage) -> None:
+        """Loads the data, and compiles the program, of a stage."""
+        if stage.number != self.stage.number:
+            self.stage = stage
+            self._compile()
+        say(str(stage))
+        with self.ledger.during("data"):
+            self.loader = Loader(
+                self.experiment.windows[stage.number],
+                self.experiment.mesh,
+                stage.config.train.batch,
+                data_seed(self.config.seed, stage.number, self.beginning.order),
+                self.config.train.members,
+                delivered=self.step - stage.first,
+            )
+            self.loader.read_ahead()
+
     def _status(self) -> str:
         return f"loss {self.latest['loss']:.4f}"
 
@@ -216,66 +265,109 @@ class Loop:
                 self.votes.own.save = True
                 self.saved_at = time.monotonic()
 
-    def _log(self, step: int, values: dict[str, jax.Array], seconds: float) -> None:
+    def _log(self, step: int, values: Metrics, times: dict[str, float]) -> None:
         """Waits for a step, checks its loss, and writes its line."""
-        self.latest.update({k: float(v) for k, v in values.items()})
+        values = jax.tree.map(np.asarray, values)
         self.ledger.reach(step)
-        skipped = int(self.latest["skipped"])
-        if skipped:
-            loss, norm = self.latest["loss"], self.latest["gradient_norm"]
-            say(f"step {step} is skipped: the loss is {loss}, the gradient {norm}")
+        scalars = ("loss", "gradient_norm", "skipped")
+        self.latest = {name: values[name].item() for name in scalars}
+        if self.latest["skipped"]:
+            self._tell_skipped(step)
+        if step % self.config.train.log_every:
+            return
+        objective, spec = self.programs.objective(self.stage), self.experiment.spec
+        scores = report.term_scores(objective.loss, objective.hours, values)
+        shares = report.shares(spec, objective.loss, values["tables"], of_levels=True)
+        of_terms = {k: x for k, x in shares.items() if k.count("/") == 1}
+        rate = {"learning_rate": float(self.schedule(step))}
+        self.writer.write(step, {**self.latest, **scores, **of_terms, **rate})
+        self.writer.show(step, {**shares, **times, **_memory()})
+
+    def _tell_skipped(self, step: int) -> None:
+        """Says why a step was skipped; raises Diverged if it is one too many."""
+        skipped = self.latest["skipped"]
+        self.first_skipped = step - skipped + 1
+        loss, norm = self.latest["loss"], self.latest["gradient_norm"]
+        reason = f"the loss is {loss:.4g}, the gradient {norm:.4g}"
+        # All processes have skipped the same step.
+        bad = processes.gather(
+            f"batch of step {step}", self.loader.not_finite(step - 1 - self.stage.first)
+        )
+        for what in sorted({x for some in bad for x in some}):
+            reason += f"; in the data, {what} is not finite"
+        say(f"step {step} is skipped: {reason}")
         if skipped > self.config.train.skips:
             raise Diverged(
-                f"{skipped} steps in a row, up to step {step}, had no finite loss and "
-                f"update (train.skips={self.config.train.skips}): lower "
-                "optimizer.learning_rate or model.step_minutes, and run again from the "
-                f"last checkpoint in {self.folder.path}"
+                f"{skipped} steps in a row, up to step {step}, were skipped "
+                f"(train.skips={self.config.train.skips}), the last because {reason}"
             )
-        if step % self.config.train.log_every == 0:
-            rate = float(self.schedule(step))
-            self.writer.write(step, {**self.latest, "learning_rate": rate})
-            self.writer.show(step, {"seconds_per_step": seconds, **_memory()})
 
     def _evaluate(self) -> bool:
-        """Scores the averaged parameters; False if it was told to stop before."""
+        """Scores raw and averaged parameters; False if it was told to stop before."""
         with self.ledger.during("evaluation"):
-            scores = self._scores()
-            if scores is None:
-                return False
-            self.writer.write(self.step, scores)
-            lost = 1 - scores["eval_finite"]
+            spec, train = self.experiment.spec, self.config.train
+            objective = self.programs.evaluation
+            lines, tables, maps = {}, {}, None
+            for name, params in (("raw", self.state.params), ("ema", self.state.ema)):
+                scores = self._scores(params)
+                if scores is None:
+                    return False
+                numbers = held_out.summary(
+                    spec, objective, train.eval_leads, train.eval_levels, scores
+                )
+                prefix = "eval_raw_" if name == "raw" else "eval_"
+                lines |= {f"{prefix}{key}": x for key, x in numbers.items()}
+                tables[name] = held_out.tables(spec, objective, scores)
+                maps = scores["maps"]
+            self.writer.write(self.step, lines)
+            if processes.is_first():
+                self._draw(tables, maps)
+            lost = 1 - lines["eval_finite"]
             note = f", without the {lost:.0%} of windows that blew up" if lost else ""
-            say(f"step {self.step}: held-out loss {scores['eval_loss']:.4f}{note}")
+            say(
+                f"step {self.step}: held-out loss {lines['eval_loss']:.4f} (raw "
+                f"{lines['eval_raw_loss']:.4f}){note}"
+            )
         return True
 
-    def _scores(self) -> dict[str, float] | None:
-        """Mean metrics over held-out windows, evenly spread, named `eval_...`.
+    def _draw(self, tables: dict, maps: np.ndarray) -> None:
+        """Writes the scores of an evaluation, and pictures."""
+        folder = self.folder.local / "evaluations"
+        folder.mkdir(exist_ok=True)
+        name = f"{self.step:07d}"
+        (folder / f"{name}.json").write_text(json.dumps(tables) + "\n")
+        spec = self.experiment.spec
+        hours = self.config.data.hours
+        leads = [x for x in self.config.train.eval_leads if x // hours < len(maps)]
+        if leads:
+            pictures.error_maps(
+                maps[[x // hours for x in leads]],
+                *(spec.grid, spec.levels, leads),
+                f"mean errors on held-out windows, step {self.step} (average)",
+                folder / f"{name}.png",
+            )
+        stages = [(s.first, f"{s.hours} h") for s in self.experiment.stages]
+        lines = read_metrics(self.folder.local)
+        pictures.learning_curves(lines, stages, self.folder.local / "curves.png")
 
-        The means are over windows whose loss is finite; `eval_finite` is the part of
-        them. None if it was told to stop.
-        """
-        windows = self.experiment.held_out
-        batch, count = self.config.train.batch, self.config.train.eval_batches
-        numbers = np.linspace(0, len(windows) - 1, batch * count).round().astype(int)
-        averages: dict[str, Average] = {}
-        for some in numbers.reshape(count, batch):
+    def _scores(self, params: Params) -> held_out.Scores | None:
+        """Of parameters on held-out windows; None if it was told to stop."""
+        train = self.config.train
+        numbers = held_out.window_numbers(
+            self.experiment.held_out, self.programs.eval_batch, train.eval_batches
+        )
+
+        def evaluate(batch):
             self.dog.expect(self.config.run.step_minutes)
-            loaded = self.reader.to_devices(self.reader.read(some))
-            metrics = self.eval_step(self.model, self.state.ema, loaded)
+            return self.eval_step(self.eval_model, params, batch)
+
+        def between() -> bool:
             motions = self.votes.cast()
-            if motions.stop:
-                return None
-            self.votes.repeat(motions)
-            values = {name: jnp.asarray(np.asarray(x)) for name, x in metrics.items()}
-            finite = jnp.isfinite(values["loss"])
-            of_batch = {
-                name: Average.from_model_output(x, finite) for name, x in values.items()
-            }
-            of_batch["finite"] = Average.from_model_output(finite)
-            for name, average in of_batch.items():
-                known = averages.get(name)
-                averages[name] = known.merge(average) if known else average
-        return {f"eval_{name}": float(a.compute()) for name, a in averages.items()}
+            if not motions.stop:
+                self.votes.repeat(motions)
+            return not motions.stop
+
+        return held_out.mean_scores(self.programs.reader, numbers, evaluate, between)
 
     def _save(self) -> None:
         with self.ledger.during("save"):
@@ -283,11 +375,14 @@ class Loop:
             self.writer.flush()
             self.folder.copy()
             about = {
-                "delivered": self.step,
+                # The position in the data: of this stage's batches, in this order.
+                "stage": self.stage.number,
+                "order": self.beginning.order,
+                "delivered": self.step - self.stage.first,
                 "evaluated": self.evaluated,
                 "config": to_json(self.config),
             }
-            self.saves.save(self.step, self.state, self.scales, about)
+            self.saves.save(self.step, self.state, self.beginning.scales, about)
             self.saved_at = time.monotonic()
             self.dog.expect(self.config.run.step_minutes)
         self.writer.show(self.step, self.ledger.shares())

@@ -71,7 +71,7 @@ def import_neuralgcm(path: str, output: str) -> None:
     content = {**to_json(config), "data_fingerprint": "", "imported_from": str(path)}
     (unfinished / "config.json").write_text(json.dumps(content, indent=2) + "\n")
     ground(published).save(unfinished)
-    about = {"delivered": 0, "evaluated": True, "config": to_json(config)}
+    about = {"order": 0, "evaluated": True, "config": to_json(config)}
     with Checkpoints(unfinished, 1, 0, 20.0, 0) as checkpoints:
         checkpoints.save(0, state, scales, about)
     unfinished.rename(folder)

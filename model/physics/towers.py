@@ -1,6 +1,5 @@
 """Encode-process-decode towers: the networks of columns."""
 
-import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -9,6 +8,7 @@ from flax import nnx
 
 from model import partitioning
 from model.physics.products import Dtype, product
+from model.remat import treated
 
 KERNEL = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 # Outputs of an untrained tower are about a hundredth: it is almost silent.
@@ -85,6 +85,7 @@ class Tower(nnx.Module):
         decoder_layers: int = 0,
         quiet: bool = True,
         dtype: Dtype = "float32",
+        remat: str = "products",
     ) -> None:
         """
         Args:
@@ -96,8 +97,9 @@ class Tower(nnx.Module):
           decoder_layers: hidden layers of the decoding, which has no biases.
           quiet: begin with outputs of about a hundredth.
           dtype: of the products.
+          remat: how intermediate values of a block are treated (`model.remat`).
         """
-        self.dtype = dtype
+        self.dtype, self.remat = dtype, remat
         self.encode = nnx.Linear(inputs, width, kernel_init=KERNEL, rngs=rngs)
         self.blocks = _stacked(
             [Mlp([width] * (layers + 2), rngs, dtype=dtype) for _ in range(blocks)]
@@ -120,17 +122,12 @@ class Tower(nnx.Module):
         """[width, column] -> [output, column]."""
         structure, parameters = nnx.split(self.blocks)
 
-        # Products are kept for the backward pass; what lies between is cheap. (Left to
-        # itself, a scan keeps every intermediate value of a GELU.)
-        @functools.partial(
-            jax.checkpoint,
-            policy=jax.checkpoint_policies.dots_saveable,
-            prevent_cse=False,
-        )
+        # By default the backward pass finds products; what lies between is cheap.
+        # (Left to itself, a scan keeps every intermediate value of a GELU.)
         def block(x: jax.Array, parameters: nnx.State) -> tuple[jax.Array, None]:
             return x + nnx.merge(structure, parameters)(x), None
 
-        x, _ = jax.lax.scan(block, x, parameters)
+        x, _ = jax.lax.scan(treated(block, self.remat), x, parameters)
         return self.decode(x)
 
 

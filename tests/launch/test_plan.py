@@ -56,12 +56,18 @@ def test_an_axis_of_the_config_may_fill_instead_of_data():
 
 
 def test_stages():
-    assert parse_stages("6:20000,120:5", 6) == [Stage(6, 20000), Stage(120, 5)]
+    assert parse_stages("6:20000,120:5", demo()) == [Stage(6, 20000), Stage(120, 5)]
     for text in ("", "6", "6:", "0:5", "6:0", "6:5,", "a:b", "6:5:4"):
         with pytest.raises(UserError, match="write HOURS:STEPS"):
-            parse_stages(text, 6)
+            parse_stages(text, demo())
     with pytest.raises(UserError, match="9 hours are not a whole number of frames"):
-        parse_stages("6:5,9:5", 6)
+        parse_stages("6:5,9:5", demo())
+
+
+def test_stages_of_a_configuration():
+    found = parse_stages("config", load_config("configs/tl63.py"))
+    assert found[:2] == [Stage(12, 2000), Stage(24, 5000)]
+    assert (found[-1].hours, sum(stage.steps for stage in found)) == (72, 45_000)
 
 
 def measured(seconds, peak, fits=True):

@@ -25,7 +25,7 @@ from model.sphere.grids import fold, parse_grid, unfold
 from model.vertical.sigma import SigmaLevels
 from train import build
 from train.calibration import calibrate, with_scales
-from train.losses import rollout_loss
+from train.losses.rollout import batch_tables, rollout_sums, total
 
 
 def first_frame(store, dtype=np.float32):
@@ -71,14 +71,17 @@ def test_loss_gradient_agrees_with_finite_differences(tiny, tiny_store, tiny_con
         for n in names
     }
     time = jax_datetime.to_datetime(tiny_store.times[0])
-    weights = build.build_loss_weights(tiny_config)
+    loss_ = build.build_objective(tiny_config).loss
     structure, params = nnx.split(Networks(spec, nnx.Rngs(0)))
     params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
 
     @jax.jit
     def loss(params):
         networks = nnx.merge(structure, params)
-        return rollout_loss(model, networks, weights, frames, time, 6)[0]
+        sums = rollout_sums(
+            model, networks, loss_, frames, time, 6, jax.random.key(0)[None]
+        )
+        return total(loss_, batch_tables(model, loss_, sums, rows=1))
 
     key = jax.random.key(0)
     direction = jax.tree.map(lambda x: jax.random.normal(key, x.shape, x.dtype), params)

@@ -20,7 +20,7 @@ from model.sphere.harmonics import SphericalHarmonics
 from model.vertical.sigma import SigmaLevels
 from train import build
 from train.calibration import with_scales
-from train.losses import rollout_loss
+from train.losses.rollout import batch_tables, rollout_sums, total
 from train.step import merge_networks, split_networks
 
 
@@ -103,12 +103,13 @@ def gradient_program(spec, store, config):
     frames = jax.tree.map(lambda x: jnp.stack([x, x]), frame)
     _, params = split_networks(Networks(spec, nnx.Rngs(0)))
     time = jax_datetime.to_datetime(store.times[0])
-    weights = build.build_loss_weights(config)
+    loss_ = build.build_objective(config).loss
 
     def loss(params):
         networks = merge_networks(spec, params)
         key = jax.random.key(0)
-        return rollout_loss(model, networks, weights, frames, time, 6, key)[0]
+        sums = rollout_sums(model, networks, loss_, frames, time, 6, key[None])
+        return total(loss_, batch_tables(model, loss_, sums, rows=1))
 
     return jax.make_jaxpr(jax.grad(loss))(params), params
 

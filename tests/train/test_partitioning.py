@@ -12,6 +12,7 @@ from model.neural_gcm import NeuralGCM
 from train import build
 from train.calibration import calibrate, with_scales
 from train.data import BatchReader, Windows
+from train.losses.terms import TERMS
 from train.mesh import MeshShape, make_mesh, state_shardings, tree_shardings
 from train.step import initial_state, make_train_step
 
@@ -44,10 +45,15 @@ def on_mesh(tiny_store, make_tiny_config, make_whole_config):
         scales = calibrate(build.build_model(spec, tiny_store), tiny_store, 0, last)
         initial = initial_state(spec, OPTIMIZER, seed=0)
         initial.params = jax.tree.map(not_zero, initial.params)
-        return spec, scales, build.build_loss_weights(config), initial
+        config.train.members = MEMBERS
+        for name in config.loss:  # all terms that there are
+            if name in TERMS:
+                config.loss[name] = 1.0
+        config.loss.low_pass = ((0.0, 12.0), (12.0, 8.0))
+        return spec, scales, build.build_objective(config), initial
 
     def compute(model: str, shape: MeshShape, dtype: str, rules=()):
-        spec, scales, weights, initial = prepared(model)
+        spec, scales, objective, initial = prepared(model)
         model = NeuralGCM.create(
             spec,
             tiny_store.read("geopotential_at_surface", None),
@@ -69,7 +75,7 @@ def on_mesh(tiny_store, make_tiny_config, make_whole_config):
         model = jax.device_put(model, tree_shardings(mesh, model.layout()))
         # Copied, for the step may overwrite what it is given.
         state = jax.device_put(jax.tree.map(jnp.copy, state), shardings)
-        step = make_train_step(OPTIMIZER, weights, HOURS, 0.9, mesh, shardings)
+        step = make_train_step(OPTIMIZER, objective, 0.9, mesh, shardings)
         compiled = step.lower(model, state, batch).compile()
         return *compiled(model, state, batch), compiled
 
@@ -119,12 +125,8 @@ def assert_same(found, expected, tolerance, what):
                 (MeshShape(data=2, ensemble=2, level=2), "float64"),
                 (MeshShape(data=2, ensemble=2, lat=2), "float64"),
                 (MeshShape(lat=4), "float64"),
-                (MeshShape(data=4), "float32"),
-                (MeshShape(level=2), "float32"),
-                (MeshShape(lat=2), "float32"),
                 (MeshShape(data=2, level=2, lat=2), "float32"),
-                (MeshShape(data=2, ensemble=2, level=2), "float32"),
-                (MeshShape(data=2, ensemble=2, lat=2), "float32"),
+                (MeshShape(ensemble=2, level=2, lat=2), "float32"),
             ]
         ),
     ],
@@ -142,8 +144,11 @@ def test_mesh_agrees_with_one_device(mesh, dtype, model, on_mesh, on_one_device)
         )
         worst = max(worst, error)
     assert set(metrics) == set(their_metrics)
-    for name, value in metrics.items():
-        assert value == pytest.approx(float(their_metrics[name]), rel=tolerance), name
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, tolerance, 1e-3 * tolerance),
+        metrics,
+        their_metrics,
+    )
     # The donated state is overwritten, not copied; but for the flag of the last step.
     size = sum(x.nbytes for x in jax.tree.leaves(expected) if x.dtype != bool)
     assert compiled.memory_analysis().alias_size_in_bytes >= size

@@ -16,9 +16,14 @@ from train import build
 from train.calibration import calibrate, with_scales
 from train.config import to_json
 from train.data import Batch, BatchReader, Windows
-from train.losses import LossWeights
 from train.mesh import MeshShape, make_mesh, state_shardings, tree_shardings
-from train.step import TrainState, initial_state, make_eval_step, make_train_step
+from train.step import (
+    Objective,
+    TrainState,
+    initial_state,
+    make_eval_step,
+    make_train_step,
+)
 
 
 @dataclasses.dataclass
@@ -26,7 +31,7 @@ class Case:
     """A small model on 8 devices; windows: in `bad`, the second is not finite."""
 
     optimizer: optax.GradientTransformation
-    weights: LossWeights
+    objective: Objective
     mesh: Mesh
     shardings: TrainState
     model: NeuralGCM
@@ -54,7 +59,7 @@ def case(tiny_store, tiny_config):
     shardings = state_shardings(mesh, state, ())
     return Case(
         optimizer,
-        build.build_loss_weights(tiny_config),
+        build.build_objective(tiny_config),
         mesh,
         shardings,
         jax.device_put(model, tree_shardings(mesh, model.layout())),
@@ -66,7 +71,7 @@ def case(tiny_store, tiny_config):
 
 def test_parameters_of_a_skipped_step_stay_as_they_were(case):
     step = make_train_step(
-        case.optimizer, case.weights, 6, 0.9, case.mesh, case.shardings
+        case.optimizer, case.objective, 0.9, case.mesh, case.shardings
     )
     state, before = case.state, jax.device_get(case.state)
     for skipped in (1, 2):
@@ -84,13 +89,14 @@ def test_parameters_of_a_skipped_step_stay_as_they_were(case):
 
 
 def test_an_evaluation_tells_which_window_is_bad(case):
-    evaluate = make_eval_step(case.weights, 6, case.mesh)
+    evaluate = make_eval_step(case.objective, case.mesh)
     whole = evaluate(case.model, case.state.ema, case.batch)
     part = evaluate(case.model, case.state.ema, case.bad)
-    assert np.isfinite(whole["loss"]).all()
-    assert np.isfinite(part["loss"]).tolist() == [True, False]
-    for name, losses in part.items():
-        assert losses[0] == whole[name][0], name
+    assert np.isfinite(whole["losses"]).all()
+    assert np.isfinite(part["losses"]).tolist() == [True, False]
+    assert part["losses"][0] == whole["losses"][0]
+    assert (whole.pop("count"), part.pop("count")) == (2, 1)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(part | {"losses": 0}))
 
 
 @pytest.mark.drill
@@ -100,11 +106,29 @@ def test_a_run_ends_after_too_many(tmp_path, make_tiny_config, tiny_store, capsy
     config.model.step_minutes, config.data.frames = 360, 2
     config.optimizer.learning_rate, config.optimizer.warmup_steps = 1e30, 0
     config.train.steps, config.train.skips = 9, 2
+    config.train.lookback, config.train.rollbacks = 1, 1
     file = tmp_path / "config.json"
     file.write_text(json.dumps(to_json(config)))
     with jax.enable_x64(False), pytest.raises(SystemExit) as end:
         main(["train", f"--config={file}", f"--workdir={tmp_path / 'run'}"])
     output = capsys.readouterr()
     assert end.value.code == 2
-    assert "step 2 is skipped: the loss is" in output.out + output.err
-    assert "3 steps in a row, up to step 4, had no finite loss" in output.err
+    assert output.err.count("step 2 is skipped: the loss is nan") == 2
+    assert "GOING BACK to step 0, with another order of the data: 3 steps" in output.err
+    assert "3 steps in a row, up to step 4, were skipped" in output.err.splitlines()[-1]
+    lines = (tmp_path / "run" / "rollbacks.jsonl").read_text().splitlines()
+    assert [json.loads(line)["to"] for line in lines] == [0]
+
+    def content():
+        files = (f for f in (tmp_path / "run").rglob("*") if f.is_file())
+        return {f: f.read_bytes() for f in files}
+
+    before = content()
+    arguments = [f"--config={file}", f"--workdir={tmp_path / 'run'}"]
+    with jax.enable_x64(False), pytest.raises(SystemExit, match="0"):
+        main(["train", *arguments, "--replay_step=3"])
+    told = capsys.readouterr().err
+    assert "replaying steps 3 to 3, from checkpoint 2" in told
+    assert "the encoder: invalid value (nan) encountered in" in told
+    assert "at model/physics/towers.py:" in told
+    assert content() == before
