@@ -277,7 +277,7 @@ class Loop:
             return
         objective, spec = self.programs.objective(self.stage), self.experiment.spec
         scores = report.term_scores(objective.loss, objective.hours, values)
-        shares = report.shares(spec, objective.loss, values["tables"], of_levels=True)
+        shares = report.shares(spec, objective.loss, values["tables"])
         of_terms = {k: x for k, x in shares.items() if k.count("/") == 1}
         rate = {"learning_rate": float(self.schedule(step))}
         self.writer.write(step, {**self.latest, **scores, **of_terms, **rate})
@@ -321,7 +321,10 @@ class Loop:
                 maps = scores["maps"]
             self.writer.write(self.step, lines)
             if processes.is_first():
-                self._draw(tables, maps)
+                try:
+                    self._draw(tables, maps)
+                except OSError as error:  # such as a full disk: the next may do
+                    say(f"PICTURES OF STEP {self.step} CANNOT BE WRITTEN: {error}")
             lost = 1 - lines["eval_finite"]
             note = f", without the {lost:.0%} of windows that blew up" if lost else ""
             say(
