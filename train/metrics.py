@@ -1,17 +1,15 @@
 """Metrics of a run: lines of JSON for machines, TensorBoard for people."""
 
 import json
-import math
 from collections.abc import Mapping
 
 from etils import epath
-from tensorboardX import SummaryWriter
 
 from train import processes
 from train.folder import RunFolder, open_path
+from train.tensorboard import Events
 
 METRICS = "metrics.jsonl"
-_QUEUE = 10_000  # events of TensorBoard: more than of one step
 
 
 class MetricWriter:
@@ -43,10 +41,8 @@ class MetricWriter:
         replacement.write_text("".join(json.dumps(line) + "\n" for line in kept))
         replacement.replace(path)
         self._file = path.open("a")
-        self._events = str(folder.local / "tensorboard")
-        self._tensorboard = SummaryWriter(
-            self._events, max_queue=_QUEUE, purge_step=resume_step + 1
-        )
+        events = str(folder.local / "tensorboard")
+        self._tensorboard = Events(events, purge_step=resume_step + 1)
 
     def __enter__(self) -> "MetricWriter":
         return self
@@ -54,8 +50,7 @@ class MetricWriter:
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
             self._file.close()
-            if self._is_writing():
-                self._tensorboard.close()
+            self._tensorboard.close()
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes one line; equal runs write equal lines."""
@@ -65,29 +60,13 @@ class MetricWriter:
         self.show(step, scalars)
 
     def show(self, step: int, scalars: Mapping[str, float]) -> None:
-        """To TensorBoard only: what differs from run to run, such as times.
-
-        What is not finite is a gap in its curve.
-        """
-        if self._file is None:
-            return
-        if not self._is_writing():
-            processes.say("TENSORBOARD COULD NOT BE WRITTEN: its events begin anew")
-            self._tensorboard = SummaryWriter(self._events, max_queue=_QUEUE)
-        for name, value in scalars.items():
-            if math.isfinite(value):
-                self._tensorboard.add_scalar(name, value, step)
+        """To TensorBoard only: what differs from run to run, such as times."""
+        if self._tensorboard is not None:
+            self._tensorboard.show(step, scalars)
 
     def flush(self) -> None:
-        if self._file is not None and self._is_writing():
+        if self._tensorboard is not None:
             self._tensorboard.flush()
-
-    def _is_writing(self) -> bool:
-        """Whether the writer's thread is alive; a full disk, for one, ends it.
-
-        Its queue is then never emptied, and who puts something into it waits for ever.
-        """
-        return self._tensorboard.file_writer.event_writer._worker.is_alive()
 
 
 def read_metrics(workdir: str | epath.Path) -> list[dict[str, float]]:

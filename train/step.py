@@ -23,7 +23,7 @@ from model.partitioning import (
     SAMPLES,
     varying,
 )
-from model.spec import ModelSpec
+from model.spec import LEVEL_VARIABLES, ModelSpec
 from train.data import Batch
 from train.errors import errors_of_frame
 from train.losses.rollout import (
@@ -223,8 +223,12 @@ def scores_of_batch(
         key = jax.random.wrap_key_data(key)
         observe = functools.partial(errors_of_frame, model)
         sums = sums_of_samples(model, params, objective, batch, key, observe)
-        own = [w * sums.tables[n].sum(-1) for n, w in loss.weights if n in sums.tables]
-        losses = jax.lax.psum(varying(sum(own)), of_losses) / members
+        # Decoded fields too, for a loss may be of biases alone, which no sample has.
+        losses = jnp.sum(sums.observed[0]["square"][LEVEL_VARIABLES[0]], (-2, -1)) * 0
+        for name, weight in loss.weights:
+            if name in sums.tables:
+                losses += weight * sums.tables[name].sum(-1)
+        losses = jax.lax.psum(varying(losses), of_losses) / members
         finite = jnp.isfinite(losses)
 
         def over_samples(x: jax.Array) -> jax.Array:

@@ -228,7 +228,7 @@ def test_no_checkpoint_that_is_whole_is_no_fresh_start(start, half, tmp_path):
     assert before == sorted(x.name for x in (workdir / "checkpoints").iterdir())
 
 
-@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("processes", [1, 2])
 def test_disk_full_during_a_background_save(start, request, tmp_path, processes):
     """That of the last process; the other one waits for it, up to a limit."""
     run = {"failed_saves": 3, "save_minutes": 0.3}

@@ -16,12 +16,11 @@ from model.dynamics.state import State
 from model.neural_gcm import Frame, NeuralGCM
 from model.partitioning import LEVEL
 from model.physics.columns import planes_to_spectral
-from model.spec import LEVEL_VARIABLES, TRACERS, ModelSpec
+from model.spec import LEVEL_VARIABLES, STATE_FIELDS, TRACERS, ModelSpec
 from model.vertical.layers import on_layers
 from train.losses.terms import Loss
 
 HUMIDITY = TRACERS[0]
-STATE_VARIABLES = ("vorticity", "divergence", "temperature", *TRACERS)
 
 
 @functools.partial(
@@ -75,7 +74,7 @@ def plane_levels(spec: ModelSpec) -> dict[str, dict[str, list[str]]]:
     layers = [f"sigma {sigma:.4g}" for sigma in spec.sigma.centers]
     return {
         "data": {name: [f"{p:g} hPa" for p in spec.levels] for name in LEVEL_VARIABLES},
-        "model": dict.fromkeys(STATE_VARIABLES, layers)
+        "model": dict.fromkeys(STATE_FIELDS, layers)
         | {"log_surface_pressure": ["surface"]},
     }
 
@@ -142,7 +141,7 @@ def model_planes(model: NeuralGCM) -> Planes:
     layers, devices = sigma.layers, partitioning.size(LEVEL)
     own = layers // devices
     first = partitioning.index(LEVEL) * own
-    count = len(STATE_VARIABLES)
+    count = len(STATE_FIELDS)
     place = first + layers * np.arange(count)[:, None] + np.arange(own)
     shares = np.full(count * layers + 1, 1 / layers)
     shares[-1] = 1.0
@@ -167,7 +166,7 @@ def model_view(model: NeuralGCM, loss: Loss, prediction: State, target: State) -
 
     def scaled(state: State) -> jax.Array:
         planes = []
-        fields = {name: getattr(state, name) for name in STATE_VARIABLES[:3]}
+        fields = {name: getattr(state, name) for name in STATE_FIELDS[:3]}
         fields |= {name: state.tracers[name] for name in TRACERS}
         fields["log_surface_pressure"] = state.log_surface_pressure[None]
         for name, x in fields.items():
