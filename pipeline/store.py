@@ -141,6 +141,7 @@ class Store:
         self,
         requests: Mapping[str, tuple[np.ndarray | None, slice]],
         folded: bool = False,
+        longitudes: slice = slice(None),
     ) -> dict[str, np.ndarray]:
         """Reads several variables, all in flight at once.
 
@@ -151,6 +152,7 @@ class Store:
             with repeats (None for static variables), and a slice of latitudes.
           folded: rows are mirror pairs of latitudes, counted from the poles, and come
             as `model.sphere.grids.fold` arranges them, at no further cost.
+          longitudes: of all variables; others are decoded too, but take no memory.
 
         Returns:
           float32 arrays [n, level, rows, longitude], [n, rows, longitude] for surface
@@ -163,7 +165,7 @@ class Store:
           DamagedStoreError: if a shard is missing or fails its checksum.
           Unavailable: if storage does not answer.
         """
-        reads = self._reads(requests, folded)
+        reads = self._reads(requests, folded, longitudes)
         # In one batch, neighbouring chunks are one request, and so is a shard's index.
         with ts.Batch() as batch:
             pending = [self._start(read, batch) for read in reads]
@@ -222,7 +224,10 @@ class Store:
             return self._arrays[array]
 
     def _reads(
-        self, requests: Mapping[str, tuple[np.ndarray | None, slice]], folded: bool
+        self,
+        requests: Mapping[str, tuple[np.ndarray | None, slice]],
+        folded: bool,
+        longitudes: slice,
     ) -> list["_Read"]:
         """Requests by array: what lies in one array, at the same place, is one read."""
         reads: dict[tuple, _Read] = {}
@@ -244,7 +249,7 @@ class Store:
             band = slice(*rows.indices(latitudes // 2 if folded else latitudes))
             place = None if index is None else index.tobytes()
             key = (owner[name], place, band.start, band.stop, band.step)
-            read = _Read(owner[name], index, band, folded, (name,))
+            read = _Read(owner[name], index, band, folded, longitudes, (name,))
             if key in reads:
                 read = dataclasses.replace(read, names=(*reads[key].names, name))
             reads[key] = read
@@ -260,6 +265,7 @@ class Store:
             view = _fold(view, read.rows)
         else:
             view = view[(..., read.rows, slice(None))]
+        view = view[(..., read.longitudes)]
         if read.times is None:
             parts = [(slice(None), view)]
             values = np.empty(view.shape, np.float32)
@@ -292,12 +298,13 @@ class Store:
 
 @dataclasses.dataclass(frozen=True)
 class _Read:
-    """One read of one array: some times and rows, of some variables."""
+    """One read of one array: some times, rows and longitudes, of some variables."""
 
     array: str
     times: np.ndarray | None
     rows: slice
     folded: bool
+    longitudes: slice
     names: tuple[str, ...]
 
 

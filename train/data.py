@@ -2,7 +2,7 @@
 
 The pipeline is a pure function of (seed, index of the batch), so its position is one
 integer, is the same on every process, and does not depend on threads. Every process
-reads only the samples and latitudes that its own devices hold.
+reads only the samples and columns that its own devices hold.
 """
 
 import ctypes
@@ -131,16 +131,21 @@ class Windows:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def read(self, windows: np.ndarray, pairs: slice = slice(None)) -> Batch:
-        """Reads the windows of these numbers, and of their latitudes these pairs.
+    def read(
+        self,
+        windows: np.ndarray,
+        pairs: slice = slice(None),
+        longitudes: slice = slice(None),
+    ) -> Batch:
+        """Reads the windows of these numbers, or of them these columns.
 
-        Pairs are counted from the poles.
+        Pairs of latitudes are counted from the poles.
         """
         starts = self.starts[np.asarray(windows)]
         times = starts[:, None] + self.stride * np.arange(self.frames)
         names = (*LEVEL_VARIABLES, *SURFACE_VARIABLES)
         frames = self.store.read_many(
-            dict.fromkeys(names, (times.ravel(), pairs)), folded=True
+            dict.fromkeys(names, (times.ravel(), pairs)), True, longitudes
         )
         frames = {k: x.reshape(*times.shape, *x.shape[1:]) for k, x in frames.items()}
         seconds = self.store.times[starts].astype("datetime64[s]").astype(np.int64)
@@ -208,7 +213,7 @@ class BatchReader:
         """This process's part of the batch of these windows, on the host."""
         sample, member = self._sample[self._samples], self._member[self._samples]
         own, place = np.unique(sample, return_inverse=True)
-        batch = self._windows.read(numbers[own], self._pairs)
+        batch = self._windows.read(numbers[own], self._pairs, self._longitudes)
         if len(own) < len(place):
             batch = jax.tree.map(lambda x: x[place], batch)
         return {**batch, "sample": sample, "member": member}
@@ -232,7 +237,6 @@ class BatchReader:
     def _global_array(self, local: np.ndarray) -> jax.Array:
         shape = (self._batch, *local.shape[1:])
         if local.ndim >= 4:
-            local = local[..., self._longitudes]
             shape = (*shape[:-3], *self._folded_shape)
         sharding = NamedSharding(self._mesh, batch_layout(len(shape)))
         return jax.make_array_from_process_local_data(sharding, local, shape)
