@@ -295,7 +295,7 @@ class NeuralGCM:
             core = dataclasses.replace(
                 core, orography=self._orography("core", networks)
             )
-            tendencies = self._learned_tendencies(state, surroundings, networks)
+            tendencies = self.learned_tendencies(state, surroundings, networks)
         elif physics is not None:
             tendencies = physics(self.columns(state.atmosphere), surroundings)
         equations, forcing = core, None
@@ -330,7 +330,7 @@ class NeuralGCM:
             self._later(state.noise, networks),
         )
 
-    def _learned_tendencies(
+    def learned_tendencies(
         self, state: ModelState, surroundings: Surroundings, networks: Networks
     ) -> Tendencies:
         """What the networks make of the atmosphere, its past and their own noise."""

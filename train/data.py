@@ -335,9 +335,13 @@ class Loader:
         if self._ahead is None:
             self._ahead = self._load()
 
-    def not_finite(self, number: int) -> list[str]:
+    def numbers(self, batch: int) -> np.ndarray:
+        """Numbers of the windows of a batch, counted from the start, [sample]."""
+        return self._numbers[batch]
+
+    def not_finite(self, batch: int) -> list[str]:
         """What this process reads in a batch that is not finite, variable and time."""
-        return self._reader.not_finite(self._numbers[number])
+        return self._reader.not_finite(self.numbers(batch))
 
     def _load(self) -> Batch:
         return self._reader.to_devices(next(self._iterator))

@@ -145,6 +145,39 @@ def _store(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _loader(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--grid", default="TL63", help="(default TL63)")
+    parser.add_argument(
+        "--frames", type=int, default=256, help="in the store (default 256)"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=4, help="windows in a batch (default 4)"
+    )
+    parser.add_argument(
+        "--batches", type=int, default=12, help="in a round (default 12)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="to take medians of (default 3)"
+    )
+    parser.add_argument(
+        "--folder", help="for 5 GB of temporary files (default: the system's)"
+    )
+
+
+def _learning(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--output",
+        required=True,
+        help="folder; what is there, such as the demo's data, is not made again",
+    )
+
+
+def _ensemble(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--output", required=True, help="folder; may be that of `podgcm bench learning`"
+    )
+
+
 def _kills(parser: argparse.ArgumentParser) -> None:
     from launch.benchmarks.kills import add_arguments
 
@@ -196,6 +229,18 @@ BENCHMARKS = {
     "store": (
         "reading windows as training does; other formats and libraries beside it",
         _store,
+    ),
+    "loader": (
+        "batches as training loads them; blocks of xarray and threads beside it",
+        _loader,
+    ),
+    "learning": (
+        "what training makes of the sample planet: skill, hidden physics, calm starts",
+        _learning,
+    ),
+    "ensemble": (
+        "an ensemble trained by its CRPS on the sample planet: spread and skill",
+        _ensemble,
     ),
     "saves": (
         "how long an asynchronous checkpoint blocks, against one that is waited for",

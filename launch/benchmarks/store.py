@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 **taken.pop("ours"),
                 "stored_ratio": stored_ratio(store),
                 "parts": {n: read_parts(store, n) for n in PARTS},
-                "loader": _in_new_process(load, store.path, store.plan),
+                "loader": in_new_process(load, store.path, store.plan),
             }
             result["judge"][grid] = {"fastest_compressed": best, **taken}
             result["ratio"][grid] = {"fastest_compressed": ratios[best], **ratios}
@@ -211,7 +211,7 @@ def load(path: str, plan: Plan) -> dict[str, float]:
     draw = np.random.default_rng(0)
     window_bytes = 4 * FRAMES * _values(plan)
     batch_size = max(1, min(BATCH, int(BATCH_BYTES / window_bytes)))
-    before = _peak_memory()
+    before = peak_memory()
     taken = []
     for _ in range(_LOADED + 1):
         numbers = draw.integers(0, len(windows), batch_size)
@@ -219,7 +219,7 @@ def load(path: str, plan: Plan) -> dict[str, float]:
         windows.read(numbers)
         taken.append(time.perf_counter() - start)
     batch_bytes = batch_size * window_bytes
-    without = _peak_memory()
+    without = peak_memory()
     loader = Loader(windows, make_mesh(MeshShape()), batch_size, seed=0)
     for _ in range(4):  # what was prefetched while this process had other work
         next(loader)
@@ -232,12 +232,12 @@ def load(path: str, plan: Plan) -> dict[str, float]:
         "samples_per_second_without": batch_size / statistics.median(taken[1:]),
         "batch": batch_size,
         "batch_bytes": batch_bytes,
-        "memory_in_batches": (_peak_memory() - before) / batch_bytes,
+        "memory_in_batches": (peak_memory() - before) / batch_bytes,
         "memory_in_batches_without": (without - before) / batch_bytes,
     }
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
     """Bytes that this process has occupied at most."""
     # getrusage would count the parent's, from before this process was its own.
     status = pathlib.Path("/proc/self/status").read_text()
@@ -255,7 +255,7 @@ def read_objects(grid: str, frames: int, folder: str | None) -> dict[str, Any]:
         with _object_store(path) as url:
             for layout, store in stores.items():
                 arguments = (url, f"gs://bucket/{layout}", store.plan)
-                result[layout] = _in_new_process(read_remote, *arguments)
+                result[layout] = in_new_process(read_remote, *arguments)
     return result
 
 
@@ -309,7 +309,7 @@ def _ask(url: str, body: bytes | None = None) -> dict[str, Any]:
         return json.load(answer)
 
 
-def _in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
+def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """Its result, from a process with memory and settings of its own."""
     spawn = multiprocessing.get_context("spawn")
     with futures.ProcessPoolExecutor(1, spawn) as pool:

@@ -1,0 +1,34 @@
+"""The sample planet, learned with a curriculum of rollouts: 6, 24, then 48 hours.
+
+  JAX_NUM_CPU_DEVICES=2 podgcm train --config=configs/planet.py \
+      --config.data.store=demo/tl31 --workdir=demo/planet
+
+The demo's model, trained for longer, on one process and all of its devices as samples;
+`podgcm bench learning` runs it, and tells what it has learned.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import demo
+
+
+def get_config() -> ConfigDict:
+    config = demo.get_config()
+    config.data.frames = 2
+    config.stages = (
+        (250, {"data.frames": 5, "train.batch": 4}),
+        (400, {"data.frames": 9, "train.batch": 2}),
+    )
+    config.mesh.data = -1
+    config.mesh.level = 1
+    config.mesh.lat = 1
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.warmup_steps = 20
+    config.optimizer.decay_steps = 480
+    config.optimizer.ema_decay = 0.95
+    config.train.steps = 480
+    config.train.batch = 8
+    config.train.checkpoint_every = 40
+    config.train.eval_every = 80
+    config.train.eval_hours = 24
+    return config
