@@ -1,7 +1,7 @@
 """The sample planet, learned with a curriculum of rollouts: 6, 24, then 48 hours.
 
-  JAX_NUM_CPU_DEVICES=2 podgcm train --config=configs/planet.py \
-      --config.data.store=demo/tl31 --workdir=demo/planet
+  podgcm train --config=configs/planet.py --config.data.store=demo/tl31 \
+      --workdir=demo/curriculum
 
 The demo's model, trained for longer, on one process and all of its devices as samples;
 `podgcm bench learning` runs it, and tells what it has learned.
@@ -17,16 +17,16 @@ def get_config() -> ConfigDict:
     config.data.frames = 2
     config.stages = (
         (250, {"data.frames": 5, "train.batch": 4}),
-        (400, {"data.frames": 9, "train.batch": 2}),
+        (370, {"data.frames": 9, "train.batch": 4}),
     )
     config.mesh.data = -1
     config.mesh.level = 1
     config.mesh.lat = 1
     config.optimizer.learning_rate = 3e-3
     config.optimizer.warmup_steps = 20
-    config.optimizer.decay_steps = 480
+    config.optimizer.decay_steps = 430
     config.optimizer.ema_decay = 0.95
-    config.train.steps = 480
+    config.train.steps = 430
     config.train.batch = 8
     config.train.checkpoint_every = 40
     config.train.eval_every = 80

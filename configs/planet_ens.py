@@ -1,7 +1,7 @@
 """The sample planet, learned by an ensemble of two members from their CRPS.
 
-  JAX_NUM_CPU_DEVICES=2 podgcm train --config=configs/planet_ens.py \
-      --config.data.store=demo/tl31 --workdir=demo/ensemble
+  podgcm train --config=configs/planet_ens.py --config.data.store=demo/tl31 \
+      --workdir=demo/ensemble
 
 The demo's model with random fields in encoder and physics; `podgcm bench ensemble`
 runs it, and tells whether its spread is as large as its errors.

@@ -1,20 +1,119 @@
 """Evaluation while training: losses and errors of forecasts from held-out windows."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
+from model.neural_gcm import NeuralGCM
 from model.spec import LEVEL_VARIABLES, ModelSpec
-from train import report
-from train.data import BatchReader, Windows
-from train.step import Metrics, Objective
+from train import pictures, processes, report
+from train.data import Batch, BatchReader, Windows
+from train.experiment import Experiment
+from train.folder import RunFolder
+from train.metrics import MetricWriter, read_metrics
+from train.processes import say
+from train.programs import Programs
+from train.step import Metrics, Objective, Params, TrainState
+from train.votes import Votes
+from train.watchdog import Watchdog
 
 Scores = dict[str, Any]
 """Means over the windows whose loss is finite: `tables` and `by_lead` of the loss's
 terms, `errors` and `maps` of decoded fields (`train.step.scores_of_batch`); `count` of
 these windows, and of `all` there were."""
+
+
+class Evaluation:
+    """Scores a run's parameters on held-out windows, and draws the scores."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        programs: Programs,
+        model: NeuralGCM,
+        params: Params,
+        folder: RunFolder,
+        dog: Watchdog,
+        votes: Votes,
+    ) -> None:
+        """Compiles it for `model` and parameters such as `params`."""
+        self._experiment, self._programs = experiment, programs
+        self._folder, self._dog, self._votes = folder, dog, votes
+        self._model = programs.model_of(experiment.stages[0], model)
+        self._step = programs.eval_step(self._model, params)
+
+    def run(self, step: int, state: TrainState, writer: MetricWriter) -> bool:
+        """Scores raw and averaged parameters; False if it was told to stop before."""
+        spec, train = self._experiment.spec, self._experiment.config.train
+        objective = self._programs.evaluation
+        lines, of_all, maps = {}, {}, None
+        for name, params in (("raw", state.params), ("ema", state.ema)):
+            scores = self._scores(params)
+            if scores is None:
+                return False
+            numbers = summary(
+                spec, objective, train.eval_leads, train.eval_levels, scores
+            )
+            prefix = "eval_raw_" if name == "raw" else "eval_"
+            lines |= {f"{prefix}{key}": x for key, x in numbers.items()}
+            of_all[name] = tables(spec, objective, scores)
+            maps = scores["maps"]
+        writer.write(step, lines)
+        if processes.is_first():
+            try:
+                self._draw(step, of_all, maps)
+            except OSError as error:  # such as a full disk: the next may do
+                say(f"PICTURES OF STEP {step} CANNOT BE WRITTEN: {error}")
+        lost = 1 - lines["eval_finite"]
+        note = f", without the {lost:.0%} of windows that blew up" if lost else ""
+        say(
+            f"step {step}: held-out loss {lines['eval_loss']:.4f} (raw "
+            f"{lines['eval_raw_loss']:.4f}){note}"
+        )
+        return True
+
+    def _scores(self, params: Params) -> Scores | None:
+        """Of parameters on held-out windows; None if it was told to stop."""
+        config = self._experiment.config
+        numbers = window_numbers(
+            *(self._experiment.held_out, self._programs.eval_batch),
+            config.train.eval_batches,
+        )
+
+        def evaluate(batch: Batch) -> Metrics:
+            self._dog.expect(config.run.step_minutes)
+            return self._step(self._model, params, batch)
+
+        def between() -> bool:
+            motions = self._votes.cast()
+            if not motions.stop:
+                self._votes.repeat(motions)
+            return not motions.stop
+
+        return mean_scores(self._programs.reader, numbers, evaluate, between)
+
+    def _draw(self, step: int, of_all: dict[str, Any], maps: np.ndarray) -> None:
+        """Writes the scores of an evaluation, and pictures."""
+        folder = self._folder.local / "evaluations"
+        folder.mkdir(exist_ok=True)
+        name = f"{step:07d}"
+        (folder / f"{name}.json").write_text(json.dumps(of_all) + "\n")
+        spec, config = self._experiment.spec, self._experiment.config
+        hours = config.data.hours
+        leads = [x for x in config.train.eval_leads if x // hours < len(maps)]
+        if leads:
+            pictures.error_maps(
+                maps[[x // hours for x in leads]],
+                *(spec.grid, spec.levels, leads),
+                f"mean errors on held-out windows, step {step} (average)",
+                folder / f"{name}.png",
+            )
+        stages = [(s.first, f"{s.hours} h") for s in self._experiment.stages]
+        lines = read_metrics(self._folder.local)
+        pictures.learning_curves(lines, stages, self._folder.local / "curves.png")
 
 
 def window_numbers(windows: Windows, batch: int, batches: int) -> np.ndarray:

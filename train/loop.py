@@ -6,7 +6,6 @@ after a divergence.
 """
 
 import dataclasses
-import json
 import math
 import time
 
@@ -16,7 +15,7 @@ import psutil
 from ml_collections import ConfigDict
 
 from pipeline.progress import progress
-from train import build, held_out, pictures, preflight, processes, report, rollback
+from train import build, preflight, processes, report, rollback
 from train.beginning import Beginning, begin
 from train.checkpoint import Checkpoints, steps
 from train.config import to_json
@@ -24,13 +23,14 @@ from train.data import Loader, data_seed
 from train.exit_codes import Diverged, Failed, Preempted
 from train.experiment import Experiment, prepare, prepare_workdir
 from train.folder import RunFolder
+from train.held_out import Evaluation
 from train.ledger import Ledger
-from train.metrics import MetricWriter, read_metrics
+from train.metrics import MetricWriter
 from train.processes import say
 from train.profile import Profiler
 from train.programs import Programs
 from train.stages import Stage, stage_of
-from train.step import Metrics, Params
+from train.step import Metrics
 from train.votes import Motions, Votes, signals
 from train.watchdog import Watchdog, watchdog
 
@@ -145,9 +145,11 @@ class Loop:
         stages = experiment.stages
         self.stage = stage_of(stages, min(self.step, stages[-1].last - 1))
         self._compile()
-        self.eval_model = programs.model_of(stages[0], beginning.model)
         with ledger.during("compile"):
-            self.eval_step = programs.eval_step(self.eval_model, self.state.ema)
+            self.evaluation = Evaluation(
+                *(experiment, programs, beginning.model, self.state.ema),
+                *(folder, dog, self.votes),
+            )
 
     def _compile(self) -> None:
         """The program of `self.stage`."""
@@ -254,6 +256,11 @@ class Loop:
             )
             self.loader.read_ahead()
 
+    def _evaluate(self) -> bool:
+        """Scores the parameters; False if it was told to stop before."""
+        with self.ledger.during("evaluation"):
+            return self.evaluation.run(self.step, self.state, self.writer)
+
     def _status(self) -> str:
         return f"loss {self.latest['loss']:.4f}"
 
@@ -301,76 +308,6 @@ class Loop:
                 f"{skipped} steps in a row, up to step {step}, were skipped "
                 f"(train.skips={self.config.train.skips}), the last because {reason}"
             )
-
-    def _evaluate(self) -> bool:
-        """Scores raw and averaged parameters; False if it was told to stop before."""
-        with self.ledger.during("evaluation"):
-            spec, train = self.experiment.spec, self.config.train
-            objective = self.programs.evaluation
-            lines, tables, maps = {}, {}, None
-            for name, params in (("raw", self.state.params), ("ema", self.state.ema)):
-                scores = self._scores(params)
-                if scores is None:
-                    return False
-                numbers = held_out.summary(
-                    spec, objective, train.eval_leads, train.eval_levels, scores
-                )
-                prefix = "eval_raw_" if name == "raw" else "eval_"
-                lines |= {f"{prefix}{key}": x for key, x in numbers.items()}
-                tables[name] = held_out.tables(spec, objective, scores)
-                maps = scores["maps"]
-            self.writer.write(self.step, lines)
-            if processes.is_first():
-                try:
-                    self._draw(tables, maps)
-                except OSError as error:  # such as a full disk: the next may do
-                    say(f"PICTURES OF STEP {self.step} CANNOT BE WRITTEN: {error}")
-            lost = 1 - lines["eval_finite"]
-            note = f", without the {lost:.0%} of windows that blew up" if lost else ""
-            say(
-                f"step {self.step}: held-out loss {lines['eval_loss']:.4f} (raw "
-                f"{lines['eval_raw_loss']:.4f}){note}"
-            )
-        return True
-
-    def _draw(self, tables: dict, maps: np.ndarray) -> None:
-        """Writes the scores of an evaluation, and pictures."""
-        folder = self.folder.local / "evaluations"
-        folder.mkdir(exist_ok=True)
-        name = f"{self.step:07d}"
-        (folder / f"{name}.json").write_text(json.dumps(tables) + "\n")
-        spec = self.experiment.spec
-        hours = self.config.data.hours
-        leads = [x for x in self.config.train.eval_leads if x // hours < len(maps)]
-        if leads:
-            pictures.error_maps(
-                maps[[x // hours for x in leads]],
-                *(spec.grid, spec.levels, leads),
-                f"mean errors on held-out windows, step {self.step} (average)",
-                folder / f"{name}.png",
-            )
-        stages = [(s.first, f"{s.hours} h") for s in self.experiment.stages]
-        lines = read_metrics(self.folder.local)
-        pictures.learning_curves(lines, stages, self.folder.local / "curves.png")
-
-    def _scores(self, params: Params) -> held_out.Scores | None:
-        """Of parameters on held-out windows; None if it was told to stop."""
-        train = self.config.train
-        numbers = held_out.window_numbers(
-            self.experiment.held_out, self.programs.eval_batch, train.eval_batches
-        )
-
-        def evaluate(batch):
-            self.dog.expect(self.config.run.step_minutes)
-            return self.eval_step(self.eval_model, params, batch)
-
-        def between() -> bool:
-            motions = self.votes.cast()
-            if not motions.stop:
-                self.votes.repeat(motions)
-            return not motions.stop
-
-        return held_out.mean_scores(self.programs.reader, numbers, evaluate, between)
 
     def _save(self) -> None:
         with self.ledger.during("save"):

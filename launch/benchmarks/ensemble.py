@@ -15,6 +15,7 @@ import jax_datetime
 import matplotlib
 import numpy as np
 
+from configs import planet_ens
 from launch.benchmarks import make_folder
 from launch.benchmarks.hidden_physics import one_frame
 from launch.benchmarks.learning import CURRICULUM, make_data, train
@@ -29,7 +30,7 @@ from train.step import Params, merge_networks
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
-ENSEMBLE = "configs/planet_ens.py"
+ENSEMBLE = planet_ens.__file__
 MEMBERS = 10
 HOURS = 6  # between leads
 LEADS = 4  # after the start

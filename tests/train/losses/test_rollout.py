@@ -187,11 +187,17 @@ def test_evaluation_holds_no_trajectory(case):
     assert long - short < 1.2 * (many - few)
 
 
-def test_evaluations_tell_the_errors_of_decoded_fields(case):
+@pytest.mark.parametrize("terms", ["all", "biases alone"])
+def test_evaluations_tell_the_errors_of_decoded_fields(case, terms):
     mesh, batch = case.batch(ONE)
+    objective = case.objective
+    if terms == "biases alone":  # which no sample has
+        loss = dataclasses.replace(objective.loss, weights=(("bias_data", 1.0),))
+        objective = dataclasses.replace(objective, loss=loss)
     scores = jax.jit(
-        lambda *x: scores_of_batch(*x, case.objective, batch, mesh, jax.random.key(0))
+        lambda *x: scores_of_batch(*x, objective, batch, mesh, jax.random.key(0))
     )(case.model, case.params)
+    assert set(scores["tables"]) == {name for name, _ in objective.loss.weights}
     assert scores["count"] == SAMPLES
     for name in LEVEL_VARIABLES:
         square, mean = (scores["errors"][x][name] for x in ("square", "mean"))
