@@ -255,6 +255,15 @@ class Loop:
                 delivered=self.step - stage.first,
             )
             self.loader.read_ahead()
+        self._compile_ahead()
+
+    def _compile_ahead(self) -> None:
+        """Has the next stage's step compiled while this one's runs."""
+        stages, number = self.experiment.stages, self.stage.number + 1
+        if number < len(stages) and stages[number].first < self.config.train.steps:
+            self.dog.expect(self.config.run.first_step_minutes)
+            with self.ledger.during("compile"):
+                self.programs.compile_ahead(stages[number], self.model, self.state)
 
     def _evaluate(self) -> bool:
         """Scores the parameters; False if it was told to stop before."""

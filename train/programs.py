@@ -1,12 +1,14 @@
 """The compiled programs of a run: one step for each stage, and one evaluation.
 
 Each is compiled once, ahead of its first call, for the arrays that it will be given; a
-compiled program takes no others, so nothing is ever recompiled.
+compiled program takes no others, so nothing is ever recompiled. That of the next stage
+may be compiled by a thread while the present one runs.
 """
 
 import dataclasses
 import time
 from collections.abc import Callable
+from concurrent import futures
 
 import jax
 
@@ -29,6 +31,9 @@ from train.step import (
 
 GIB = 2**30
 
+_Timed = tuple[jax.stages.Compiled, float]
+"""A program, and in how many seconds it was compiled."""
+
 
 class Programs:
     """What a run computes.
@@ -45,6 +50,8 @@ class Programs:
         config, mesh = experiment.config, experiment.mesh
         self._experiment = experiment
         self._train_steps: dict[int, jax.stages.Compiled] = {}
+        self._ahead: dict[int, futures.Future[_Timed]] = {}
+        self._compiler = futures.ThreadPoolExecutor(1, "compiler")
         self._eval_step: jax.stages.Compiled | None = None
         self.optimizer = build.build_optimizer(config)
         self.shapes = jax.eval_shape(self.fresh_state)
@@ -79,22 +86,39 @@ class Programs:
     ) -> Callable[[NeuralGCM, TrainState, dict], tuple[TrainState, Metrics]]:
         """The step of a stage, compiled; `model` is of `model_of`."""
         if stage.number not in self._train_steps:
-            config, mesh = stage.config, self._experiment.mesh
-            step = make_train_step(
-                self.optimizer,
-                self.objective(stage),
-                config.optimizer.ema_decay,
-                mesh,
-                self.shardings,
-                config.seed,
-                config.train.spike,
-            )
-            rows = config.train.batch * config.train.members
-            batch = abstract_batch(model.spec, mesh, rows, config.data.frames)
-            self._train_steps[stage.number] = self._compile(
-                f"the step of {stage}", step.lower(model, state, batch)
+            ahead = self._ahead.pop(stage.number, None)
+            pending = ahead or self._begin(self._lowered(stage, model, state))
+            self._train_steps[stage.number] = self._compiled(
+                f"the step of {stage}", pending
             )
         return self._train_steps[stage.number]
+
+    def compile_ahead(self, stage: Stage, model: NeuralGCM, state: TrainState) -> None:
+        """Begins to compile the step of a later stage, and returns once it is traced.
+
+        `model` may be of any stage.
+        """
+        if stage.number not in self._train_steps | self._ahead:
+            model = self.model_of(stage, model)
+            lowered = self._lowered(stage, model, state)
+            self._ahead[stage.number] = self._begin(lowered)
+
+    def _lowered(
+        self, stage: Stage, model: NeuralGCM, state: TrainState
+    ) -> jax.stages.Lowered:
+        config, mesh = stage.config, self._experiment.mesh
+        step = make_train_step(
+            self.optimizer,
+            self.objective(stage),
+            config.optimizer.ema_decay,
+            mesh,
+            self.shardings,
+            config.seed,
+            config.train.spike,
+        )
+        rows = config.train.batch * config.train.members
+        batch = abstract_batch(model.spec, mesh, rows, config.data.frames)
+        return step.lower(model, state, batch)
 
     def eval_step(
         self, model: NeuralGCM, params: Params
@@ -107,16 +131,25 @@ class Programs:
             batch = abstract_batch(model.spec, mesh, rows, frames)
             step = make_eval_step(self.evaluation, mesh, config.seed)
             hours = (frames - 1) * self.evaluation.hours
-            self._eval_step = self._compile(
-                f"the evaluation of {hours} h", step.lower(model, params, batch)
-            )
+            pending = self._begin(step.lower(model, params, batch))
+            self._eval_step = self._compiled(f"the evaluation of {hours} h", pending)
         return self._eval_step
 
-    def _compile(self, what: str, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    def _begin(self, lowered: jax.stages.Lowered) -> "futures.Future[_Timed]":
         """Compiles a program, once all processes are known to have the same."""
         processes.check_equal("programs", preflight.digest(lowered.as_text()))
-        begun = time.monotonic()
-        compiled = lowered.compile()
+
+        def compiled() -> _Timed:
+            begun = time.monotonic()
+            return lowered.compile(), time.monotonic() - begun
+
+        return self._compiler.submit(compiled)
+
+    def _compiled(
+        self, what: str, pending: "futures.Future[_Timed]"
+    ) -> jax.stages.Compiled:
+        """Waits for a program, on all processes."""
+        compiled, seconds = pending.result()
         # The first exchange of devices waits for half a minute at most (gloo).
         minutes = self._experiment.config.run.first_step_minutes
         processes.gather("compiled", True, minutes)
@@ -125,7 +158,6 @@ class Programs:
         needed = used.argument_size_in_bytes + used.temp_size_in_bytes
         needed += used.output_size_in_bytes - used.alias_size_in_bytes
         say(
-            f"compiled in {time.monotonic() - begun:.0f} s: {what} needs "
-            f"{needed / GIB:.3f} GiB a device"
+            f"compiled in {seconds:.0f} s: {what} needs {needed / GIB:.3f} GiB a device"
         )
         return compiled

@@ -111,8 +111,10 @@ def rollout_sums(
             "model": model_view(model, loss, state.atmosphere, encoded.atmosphere),
         }, observe(decoded, target)
 
-    def compared(states: ModelState, target: Frame, index: jax.Array) -> Sums:
+    def compared(states: ModelState, index: jax.Array) -> Sums:
         """What a frame adds; `by_lead` and `observed` are its own."""
+        # Taken here, and not scanned over, which would copy all of them.
+        target = {name: x[index] for name, x in frames.items()}
         now = time + index * jax_datetime.to_timedelta(hours, "h")
         views, observed = jax.vmap(views_of, (0, 0, None, None))(
             states, keys, target, now
@@ -131,29 +133,26 @@ def rollout_sums(
         observed = jax.tree.map(lambda x: jnp.sum(x, axis=0), observed)
         return Sums(tables, biases, by_lead, observed)
 
-    def to_frame(carry, inputs):
+    def to_frame(carry, index):
         states, added_up = carry
-        target, index = inputs
         start = time + (index - 1) * jax_datetime.to_timedelta(hours, "h")
         rollout = functools.partial(
             model.rollout, frame=first, time=start, hours=hours, physics=networks
         )
         # The first frame is compared with what it was encoded to.
         states = jax.lax.cond(index > 0, jax.vmap(rollout), lambda x: x, states)
-        new = treated(compared, model.spec.remat.decode)(states, target, index)
+        new = treated(compared, model.spec.remat.decode)(states, index)
         added_up = jax.tree.map(jnp.add, added_up, (new.tables, new.biases))
         return (states, added_up), (new.by_lead, new.observed)
 
     encode = functools.partial(model.encode, first, time, networks)
     states = jax.vmap(encode)(keys)
-    new = jax.eval_shape(compared, states, first, jnp.asarray(0))
+    new = jax.eval_shape(compared, states, jnp.asarray(0))
     nothing = jax.tree.map(
         lambda x: jnp.zeros(x.shape, x.dtype), (new.tables, new.biases)
     )
     carry = partitioning.varying((states, nothing))
-    (_, added_up), of_frames = jax.lax.scan(
-        to_frame, carry, (frames, jnp.arange(count))
-    )
+    (_, added_up), of_frames = jax.lax.scan(to_frame, carry, jnp.arange(count))
     return Sums(*added_up, *of_frames)
 
 

@@ -173,7 +173,7 @@ def test_gradients_are_equal_whatever_is_recomputed(case):
 
 
 def test_evaluation_holds_no_trajectory(case):
-    """Longer windows need memory for their targets, which XLA copies, and no more."""
+    """Longer windows need no more memory but for their targets, which are given."""
     mesh = make_mesh(ONE)
 
     def needed(frames):
@@ -184,7 +184,7 @@ def test_evaluation_holds_no_trajectory(case):
         return compiled.memory_analysis().temp_size_in_bytes, sum(sizes)
 
     (short, few), (long, many) = needed(3), needed(9)
-    assert long - short < 1.2 * (many - few)
+    assert long - short < 0.05 * (many - few)
 
 
 @pytest.mark.parametrize("terms", ["all", "biases alone"])
