@@ -74,8 +74,10 @@ def get_config() -> ConfigDict:
     # What the backward pass computes again, and does not keep (model/remat.py).
     config.remat = ConfigDict()
     config.remat.sample = "keep"  # a whole rollout; or "recompute"
-    config.remat.frame = "keep"  # all steps between two frames; or "recompute"
-    config.remat.step = "recompute"  # "keep"; or "offload", states wait on the host
+    # All steps between two frames; or "recompute", from states that may wait on the
+    # host: "offload".
+    config.remat.frame = "keep"
+    config.remat.step = "recompute"  # a physics step; or "keep"
     config.remat.substep = "keep"  # a dycore step; or "recompute"
     config.remat.tower = "products"  # blocks of networks; or "keep", "recompute"
     config.remat.decode = "recompute"  # decoding and losses of a frame; or "keep"

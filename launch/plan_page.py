@@ -52,6 +52,8 @@ def _memory(figures: dict[str, Any]) -> list[str]:
         f"  {name:14}{size(memory[name]):>10}"
         for name in ("arguments", "outputs", "aliased", "temporaries", "program")
     ]
+    if memory["host"]:
+        lines.append(f"  on its host   {size(memory['host']):>10}")
     state = size(figures["state"])
     if figures["donated"]:
         return [*lines, f"  the training state, {state}, is overwritten in place"]

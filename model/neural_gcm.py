@@ -289,26 +289,13 @@ class NeuralGCM:
         spec = self.spec
         minutes = spec.step_minutes / spec.substeps
         dt = minutes / 60 * units.HOUR
-        core, networks = self.equations, None
-        if isinstance(physics, Networks):
-            networks = physics
-            core = dataclasses.replace(
-                core, orography=self._orography("core", networks)
-            )
-            tendencies = self.learned_tendencies(state, surroundings, networks)
-        elif physics is not None:
-            tendencies = physics(self.columns(state.atmosphere), surroundings)
+        networks = physics if isinstance(physics, Networks) else None
+        core = dataclasses.replace(
+            self.equations, orography=self._orography("core", networks)
+        )
         equations, forcing = core, None
         if physics is not None:
-            forcing = to_spectral(self.harmonics, tendencies)
-            if networks is not None:
-                for f in spec.tendency_filters:
-                    smooth = exponential_filter(
-                        *(spec.grid, spec.step_minutes, f.tau_minutes),
-                        *(f.order, f.cutoff),
-                    )
-                    forcing = smooth(forcing, forcing)
-            forcing = self.harmonics.with_waves_of(core.harmonics, forcing)
+            forcing = self.forcing(state, surroundings, physics)
             equations = Forced(core, forcing)
         filters = [
             exponential_filter(
@@ -330,7 +317,28 @@ class NeuralGCM:
             self._later(state.noise, networks),
         )
 
-    def learned_tendencies(
+    def forcing(
+        self,
+        state: ModelState,
+        surroundings: Surroundings,
+        physics: Networks | Physics,
+    ) -> State:
+        """Tendencies of a physics as the core is given them, spectral, of its waves."""
+        if isinstance(physics, Networks):
+            tendencies = self._learned_tendencies(state, surroundings, physics)
+        else:
+            tendencies = physics(self.columns(state.atmosphere), surroundings)
+        forcing = to_spectral(self.harmonics, tendencies)
+        if isinstance(physics, Networks):
+            for f in self.spec.tendency_filters:
+                smooth = exponential_filter(
+                    *(self.spec.grid, self.spec.step_minutes, f.tau_minutes),
+                    *(f.order, f.cutoff),
+                )
+                forcing = smooth(forcing, forcing)
+        return self.harmonics.with_waves_of(self.equations.harmonics, forcing)
+
+    def _learned_tendencies(
         self, state: ModelState, surroundings: Surroundings, networks: Networks
     ) -> Tendencies:
         """What the networks make of the atmosphere, its past and their own noise."""
@@ -410,21 +418,17 @@ class NeuralGCM:
     ) -> ModelState:
         """Advances `state` from `time` by `hours`, sea and ice kept as in `frame`.
 
-        What the backward pass recomputes is told by `spec.remat`.
+        The backward pass recomputes steps, or not, as `spec.remat` says.
         """
         step_length = jax_datetime.to_timedelta(self.spec.step_minutes, "m")
 
         def step(state: ModelState, index: jax.Array) -> tuple[ModelState, None]:
-            state = remat.beginning(state)
             surroundings = self.surroundings(frame, time + index * step_length)
             return self.advance(state, surroundings, physics), None
 
-        def all_steps(state: ModelState) -> ModelState:
-            steps = hours * 60 // self.spec.step_minutes
-            body = remat.treated(step, self.spec.remat.step)
-            return jax.lax.scan(body, state, jnp.arange(steps))[0]
-
-        return remat.treated(all_steps, self.spec.remat.frame)(state)
+        steps = hours * 60 // self.spec.step_minutes
+        body = remat.treated(step, self.spec.remat.step)
+        return jax.lax.scan(body, state, jnp.arange(steps))[0]
 
     # ---- decoder
 

@@ -12,13 +12,13 @@ T = TypeVar("T")
 
 WAYS = {
     "sample": ("keep", "recompute"),
-    "frame": ("keep", "recompute"),
-    "step": ("recompute", "keep", "offload"),
+    "frame": ("keep", "recompute", "offload"),
+    "step": ("recompute", "keep"),
     "substep": ("keep", "recompute"),
     "tower": ("products", "keep", "recompute"),
     "decode": ("recompute", "keep"),
 }
-_STATE = "state of a physics step"
+_STATE = "state at the beginning of a frame"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ def treated(function: Callable[..., Any], way: str) -> Callable[..., Any]:
 
 
 def beginning(state: T) -> T:
-    """Marks what a physics step begins with, which `offload` moves to the host."""
+    """Marks what a frame begins with, which `offload` moves to the host."""
 
     def marked(x: jax.Array) -> jax.Array:
         real = jnp.issubdtype(x.dtype, jnp.floating)

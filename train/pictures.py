@@ -41,7 +41,7 @@ def learning_curves(
         losses.plot(
             [e["step"] for e in known], [e[key] for e in known], "o-", ms=3, label=label
         )
-    losses.set_title("loss")
+    losses.set_title("loss", loc="right")
     for key in (k for k in (steps[-1] if steps else {}) if k.startswith("share/")):
         if key.count("/") == 1:
             terms.plot(x, [s.get(key, np.nan) for s in steps], lw=1, label=key[6:])
@@ -85,7 +85,10 @@ def learning_curves(
         axis.grid(alpha=0.3)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize="x-small")
-    figure.suptitle("; ".join(f"{name}" for _, name in stages))
+    for first, name in stages:
+        losses.text(
+            first, 1, f" {name}", transform=losses.get_xaxis_transform(), va="bottom"
+        )
     figure.tight_layout()
     figure.savefig(file, dpi=90)
     plt.close(figure)

@@ -1,7 +1,8 @@
 """The learned heating and drag beside those of the planet, which training never sees.
 
 Both are means over held-out days: the planet's physics in the columns of data as they
-are interpolated, the networks in the columns that they encode themselves.
+are interpolated, the networks in the columns that they encode themselves; both as the
+core is given them, without the waves that it does not have.
 """
 
 import pathlib
@@ -13,6 +14,7 @@ import matplotlib
 import numpy as np
 
 from model import units
+from model.dynamics.state import State
 from model.neural_gcm import Frame, NeuralGCM
 from model.physics.idealised import idealised_physics
 from model.sphere.grids import GaussianGrid, unfold
@@ -90,17 +92,22 @@ def _tendencies(
 ) -> dict[str, dict[str, jax.Array]]:
     networks = merge_networks(model.spec, params)
     surroundings = model.surroundings(frame, time)
-    planet = idealised_physics(model.spec.sigma)(
-        model.columns(model.encode(frame, time, None).atmosphere), surroundings
-    )
+    interpolated = model.encode(frame, time, None)
     encoded = model.encode(frame, time, networks, jax.random.key(0))
-    learned = model.learned_tendencies(encoded, surroundings, networks)
-    return {
-        whose: {
-            "heating": x.temperature * units.DAY,
-            "drag": x.u * units.DAY / units.VELOCITY,
+    planet = idealised_physics(model.spec.sigma)
+
+    def at_points(forcing: State) -> dict[str, jax.Array]:
+        core = model.equations.harmonics
+        columns = model.columns(core.with_waves_of(model.harmonics, forcing))
+        reference = model.equations.reference_temperature[:, None, None, None]
+        return {
+            "heating": (columns.temperature - reference) * units.DAY,
+            "drag": columns.u * units.DAY / units.VELOCITY,
         }
-        for whose, x in (("planet", planet), ("learned", learned))
+
+    return {
+        "planet": at_points(model.forcing(interpolated, surroundings, planet)),
+        "learned": at_points(model.forcing(encoded, surroundings, networks)),
     }
 
 

@@ -19,7 +19,8 @@ class Measurement:
     Attributes:
       fits: whether the program's memory suffices.
       memory: bytes by kind: `arguments`, `outputs`, `aliased` (outputs that overwrite
-        arguments), `temporaries`, `program`; `peak` of them all, and `available`.
+        arguments), `temporaries`, `program`; `peak` of them all, and `available`;
+        `host`, temporaries that wait in the memory of a device's host.
         Of a program that does not fit only the last two, and what is `missing`.
       cost: operations, bytes, collectives and modelled time, if it fits.
       compiler: the compiler's own count of `flops` and `bytes`, loops' bodies counted
@@ -92,6 +93,7 @@ def measure(
         "aliased": stats.alias_size_in_bytes,
         "temporaries": stats.temp_size_in_bytes,
         "program": stats.generated_code_size_in_bytes,
+        "host": stats.host_temp_size_in_bytes,
         "peak": stats.peak_memory_in_bytes,
         "available": chip.memory,
     }

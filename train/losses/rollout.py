@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 import jax_datetime
 
-from model import partitioning
+from model import partitioning, remat
 from model.networks import Networks
 from model.neural_gcm import Frame, ModelState, NeuralGCM
 from model.partitioning import ENSEMBLE, SAMPLES
-from model.remat import treated
 from model.spec import LEVEL_VARIABLES
 from train.losses import scores
 from train.losses.terms import TERMS, Loss, lead_weights, low_pass
@@ -133,15 +132,19 @@ def rollout_sums(
         observed = jax.tree.map(lambda x: jnp.sum(x, axis=0), observed)
         return Sums(tables, biases, by_lead, observed)
 
-    def to_frame(carry, index):
-        states, added_up = carry
+    def forecast(states: ModelState, index: jax.Array) -> ModelState:
+        """From the frame before; the first one is what it was encoded to."""
+        states = remat.beginning(states)
         start = time + (index - 1) * jax_datetime.to_timedelta(hours, "h")
         rollout = functools.partial(
             model.rollout, frame=first, time=start, hours=hours, physics=networks
         )
-        # The first frame is compared with what it was encoded to.
-        states = jax.lax.cond(index > 0, jax.vmap(rollout), lambda x: x, states)
-        new = treated(compared, model.spec.remat.decode)(states, index)
+        return jax.lax.cond(index > 0, jax.vmap(rollout), lambda x: x, states)
+
+    def to_frame(carry, index):
+        states, added_up = carry
+        states = remat.treated(forecast, model.spec.remat.frame)(states, index)
+        new = remat.treated(compared, model.spec.remat.decode)(states, index)
         added_up = jax.tree.map(jnp.add, added_up, (new.tables, new.biases))
         return (states, added_up), (new.by_lead, new.observed)
 
