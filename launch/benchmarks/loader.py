@@ -35,6 +35,7 @@ from train.mesh import MeshShape, make_mesh
 FIRST = 3  # batches, that fill what is read ahead, and are not timed
 BUFFER_BYTES = 1e9  # of windows that the reference mixes
 AT_ONCE = (1, 2, 4)  # windows that the reference reads; its best counts
+_BLOCKS = 4  # at least, that are timed
 _SEED = 0
 
 
@@ -121,6 +122,9 @@ def measure(
             buffer = max(2 * batch, int(BUFFER_BYTES / window_bytes))
             some = reference.mixed(reference.in_parallel(reads, at_once), buffer, _SEED)
             delivered = reference.batches(some, batch)
+            # Windows come by the block: over several, that is a steady stream.
+            own = reference.block_length(blocks, frames) - frames + 1
+            count = max(count, _BLOCKS * own // batch)
     for _ in range(FIRST):
         next(delivered)
     begun = time.perf_counter()

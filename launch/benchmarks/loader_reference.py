@@ -96,9 +96,14 @@ def given_windows(blocks: Blocks, starts: Sequence[int], frames: int) -> Iterato
         yield functools.partial(blocks.windows, start, frames, frames)
 
 
+def block_length(blocks: Blocks, frames: int) -> int:
+    """Times of a block, at least those of a window."""
+    return max(frames, int(REQUEST_BYTES / blocks.largest_frame))
+
+
 def shuffled_blocks(blocks: Blocks, frames: int, seed: int) -> Iterator[Read]:
     """Endless blocks in random order; each gives all windows that begin in it."""
-    length = max(frames, int(REQUEST_BYTES / blocks.largest_frame))
+    length = block_length(blocks, frames)
     own = length - frames + 1  # windows; the next block repeats the other frames
     firsts = list(range(0, blocks.times - frames + 1, own))
     draw = random.Random(seed)

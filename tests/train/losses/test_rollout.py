@@ -26,7 +26,6 @@ from train.step import (
 
 HOURS, FRAMES, SAMPLES = 6, 3, 4
 ONE = MeshShape()
-KEY = 3
 
 
 @dataclasses.dataclass
@@ -68,14 +67,21 @@ def case(tiny_store, make_tiny_config):
     )
 
 
-def test_terms_are_what_they_are_defined_to_be(case):
+@pytest.fixture(scope="module")
+def value_and_parts(case):
+    """The loss, and what it is made of."""
+    mesh, batch = case.batch(ONE)
+    key = jax.random.key(0)
+    return jax.jit(
+        lambda *x: loss_and_gradient(*x, case.objective, batch, mesh, key)[0]
+    )(case.model, case.params)
+
+
+def test_terms_are_what_they_are_defined_to_be(case, value_and_parts):
     """Mean squares, spectra and biases of T, from forecasts made one by one."""
     model, loss = case.model, case.objective.loss
-    mesh, batch = case.batch(ONE)
-    key = jax.random.key(KEY)
-    (value, parts), _ = jax.jit(
-        lambda *x: loss_and_gradient(*x[:2], case.objective, x[2], mesh, key)
-    )(model, case.params, batch)
+    _, batch = case.batch(ONE)
+    value, parts = value_and_parts
     networks = merge_networks(model.spec, case.params)
 
     @jax.jit
@@ -126,11 +132,8 @@ def test_terms_are_what_they_are_defined_to_be(case):
     assert float(value) == pytest.approx(whole, rel=1e-12)
 
 
-def test_shares_add_up(case):
-    mesh, batch = case.batch(ONE)
-    (_, parts), _ = jax.jit(
-        lambda *x: loss_and_gradient(*x, case.objective, batch, mesh, jax.random.key(0))
-    )(case.model, case.params)
+def test_shares_add_up(case, value_and_parts):
+    _, parts = value_and_parts
     loss = case.objective.loss
     shares = report.shares(case.model.spec, loss, parts["tables"], of_levels=True)
     assert sum(shares[f"share/{name}"] for name, _ in loss.weights) == pytest.approx(1)
