@@ -9,6 +9,8 @@ import math
 import re
 from collections.abc import Iterator
 
+from train.losses.rollout import FIRST_ROUND_SKIPPED
+
 _BITS = {"pred": 8, "token": 0, "opaque": 0}
 _SHAPE = re.compile(r"(\w+)\[([^\]]*)\](?:\{([^}]*)\})?")
 _INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = ")
@@ -106,29 +108,35 @@ class Program:
     def executed(self) -> Iterator[tuple[Computation, Instruction, int]]:
         """Every instruction that runs on its own, and how many times.
 
-        Loops, calls and branches (all of them, for none is known not to be taken) are
-        entered; fused computations are not, for they run as one instruction.
+        Loops, calls and branches (all of them, for none is known not to be taken, but
+        in the first round of a loop, where `FIRST_ROUND_SKIPPED` says so) are entered;
+        fused computations are not, for they run as one instruction.
         """
-        yield from self._executed(self.entry, 1)
+        yield from self._executed(self.entry, 1, 1)
 
     def _executed(
-        self, computation: Computation, times: int
+        self, computation: Computation, times: int, rounds: int
     ) -> Iterator[tuple[Computation, Instruction, int]]:
+        """Of a computation that runs so often, in a loop of so many rounds."""
         for instruction in computation.instructions.values():
-            inner: list[tuple[str, int]] = []
+            inner: list[tuple[str, float]] = []
             if instruction.opcode == "while":
                 trips = self.trip_count(instruction)
                 inner.append((instruction.called("body"), trips))
             elif instruction.opcode == "call":
                 inner.append((instruction.called("to_apply"), 1))
             elif instruction.opcode == "conditional":
-                inner += [(name, 1) for name in _branches(instruction)]
+                skips = FIRST_ROUND_SKIPPED in instruction.attributes
+                share = (rounds - 1) / rounds if skips else 1
+                inner += [(name, share) for name in _branches(instruction)]
             elif instruction.opcode == "async-start":
                 inner.append((instruction.called("calls"), 1))
             if not inner:
                 yield computation, instruction, times
             for name, trips in inner:
-                yield from self._executed(self.computations[name], times * trips)
+                of = trips if instruction.opcode == "while" else rounds
+                count = round(times * trips)
+                yield from self._executed(self.computations[name], count, of)
 
     def trip_count(self, loop: Instruction) -> int:
         """How many times the body of a `while` runs.

@@ -67,6 +67,21 @@ def test_passes_of_a_product(devices, precision, passes):
     assert measured.mxu_flops == passes * measured.flops
 
 
+def test_a_branch_that_the_first_round_skips_is_counted_without_it(devices):
+    def function(x, w):
+        def body(x, index):
+            with jax.named_scope(hlo.FIRST_ROUND_SKIPPED):
+                return jax.lax.cond(index > 0, lambda x: x @ w, lambda x: x, x), None
+
+        return jax.lax.scan(body, x, jnp.arange(5))[0]
+
+    one = 2 * 256**3
+    assert on_tpu(devices, function, (256, 256), (256, 256)).cost.flops == 4 * one
+    gradient = jax.grad(lambda x, w: jnp.sum(function(x, w) ** 2), (0, 1))
+    # Forwards once, and backwards twice: of both factors.
+    assert on_tpu(devices, gradient, (256, 256), (256, 256)).cost.flops == 12 * one
+
+
 def test_bfloat16_operands_take_one_pass(devices):
     measured = on_tpu(
         devices,

@@ -25,6 +25,9 @@ from train.losses.views import (
     model_view,
 )
 
+FIRST_ROUND_SKIPPED = "first_round_skipped"
+"""Scope of a branch that a loop takes in all rounds but the first; for cost models."""
+
 Observe = Callable[[Frame, Frame], Any]
 """Of a decoded frame and its target: what else is wanted, as a tree of arrays."""
 
@@ -139,7 +142,8 @@ def rollout_sums(
         rollout = functools.partial(
             model.rollout, frame=first, time=start, hours=hours, physics=networks
         )
-        return jax.lax.cond(index > 0, jax.vmap(rollout), lambda x: x, states)
+        with jax.named_scope(FIRST_ROUND_SKIPPED):
+            return jax.lax.cond(index > 0, jax.vmap(rollout), lambda x: x, states)
 
     def to_frame(carry, index):
         states, added_up = carry
