@@ -422,13 +422,15 @@ class NeuralGCM:
         """
         step_length = jax_datetime.to_timedelta(self.spec.step_minutes, "m")
 
-        def step(state: ModelState, index: jax.Array) -> tuple[ModelState, None]:
+        def step(waiting: ModelState, index: jax.Array) -> tuple[ModelState, None]:
             surroundings = self.surroundings(frame, time + index * step_length)
-            return self.advance(state, surroundings, physics), None
+            now = remat.unpacked(waiting, state)
+            return remat.packed(self.advance(now, surroundings, physics)), None
 
         steps = hours * 60 // self.spec.step_minutes
         body = remat.treated(step, self.spec.remat.step)
-        return jax.lax.scan(body, state, jnp.arange(steps))[0]
+        last, _ = jax.lax.scan(body, remat.packed(state), jnp.arange(steps))
+        return remat.unpacked(last, state)
 
     # ---- decoder
 

@@ -81,11 +81,27 @@ def treated(function: Callable[..., Any], way: str) -> Callable[..., Any]:
     raise ValueError(f"{way!r} is no way to treat intermediate values")
 
 
-def beginning(state: T) -> T:
+def packed(states: T) -> T:
+    """Spectral fields as vectors, [..., 2, m, l] -> [..., 2 m l].
+
+    So they wait for the backward pass: as they are, rows of l would be padded to the
+    tiles of a TPU, which doubles them.
+    """
+    return jax.tree.map(
+        lambda x: x.reshape(*x.shape[:-3], -1) if x.ndim >= 3 else x, states
+    )
+
+
+def unpacked(states: T, like: T) -> T:
+    """The inverse of `packed`, in the shapes of `like`."""
+    return jax.tree.map(lambda x, y: x.reshape(y.shape), states, like)
+
+
+def beginning(states: T) -> T:
     """Marks what a frame begins with, which `offload` moves to the host."""
 
     def marked(x: jax.Array) -> jax.Array:
         real = jnp.issubdtype(x.dtype, jnp.floating)
         return checkpoint_name(x, _STATE) if real else x
 
-    return jax.tree.map(marked, state)
+    return jax.tree.map(marked, states)

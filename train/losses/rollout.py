@@ -113,8 +113,9 @@ def rollout_sums(
             "model": model_view(model, loss, state.atmosphere, encoded.atmosphere),
         }, observe(decoded, target)
 
-    def compared(states: ModelState, index: jax.Array) -> Sums:
+    def compared(waiting: ModelState, index: jax.Array) -> Sums:
         """What a frame adds; `by_lead` and `observed` are its own."""
+        states = remat.unpacked(waiting, begun)
         # Taken here, and not scanned over, which would copy all of them.
         target = {name: x[index] for name, x in frames.items()}
         now = time + index * jax_datetime.to_timedelta(hours, "h")
@@ -135,15 +136,16 @@ def rollout_sums(
         observed = jax.tree.map(lambda x: jnp.sum(x, axis=0), observed)
         return Sums(tables, biases, by_lead, observed)
 
-    def forecast(states: ModelState, index: jax.Array) -> ModelState:
+    def forecast(waiting: ModelState, index: jax.Array) -> ModelState:
         """From the frame before; the first one is what it was encoded to."""
-        states = remat.beginning(states)
+        states = remat.unpacked(remat.beginning(waiting), begun)
         start = time + (index - 1) * jax_datetime.to_timedelta(hours, "h")
         rollout = functools.partial(
             model.rollout, frame=first, time=start, hours=hours, physics=networks
         )
         with jax.named_scope(FIRST_ROUND_SKIPPED):
-            return jax.lax.cond(index > 0, jax.vmap(rollout), lambda x: x, states)
+            states = jax.lax.cond(index > 0, jax.vmap(rollout), lambda x: x, states)
+        return remat.packed(states)
 
     def to_frame(carry, index):
         states, added_up = carry
@@ -153,7 +155,8 @@ def rollout_sums(
         return (states, added_up), (new.by_lead, new.observed)
 
     encode = functools.partial(model.encode, first, time, networks)
-    states = jax.vmap(encode)(keys)
+    begun = jax.vmap(encode)(keys)
+    states = remat.packed(begun)
     new = jax.eval_shape(compared, states, jnp.asarray(0))
     nothing = jax.tree.map(
         lambda x: jnp.zeros(x.shape, x.dtype), (new.tables, new.biases)
