@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent import futures
 
 import jax
@@ -186,6 +186,37 @@ def initial_state(equations: PrimitiveEquations, seed: int) -> State:
     )
 
 
+def surroundings_of(
+    equations: PrimitiveEquations,
+    planet: Planet,
+    time: jax_datetime.Datetime,
+    days: jax.Array,
+) -> Surroundings:
+    """What bounds the planet's columns at `time`, and `days` after the data's start."""
+    harmonics = equations.harmonics
+    sin = harmonics.sin_latitude
+    land = planet.land_sea_mask(harmonics.to_nodal)
+    sea, ice = planet.sea(harmonics.to_nodal, sin, days)
+    return Surroundings(
+        sea_surface_temperature=sea,
+        sea_ice_cover=ice,
+        land_sea_mask=land,
+        surface_geopotential=harmonics.to_nodal(equations.orography),
+        surface_slopes=jnp.zeros((3, *land.shape)),  # no part of this physics
+        solar_flux=solar_flux(time, sin, jnp.asarray(GRID.longitude_degrees)),
+        sin_latitude=sin,
+    )
+
+
+def hidden_forcing(
+    equations: PrimitiveEquations, state: State, surroundings: Surroundings
+) -> State:
+    """Tendencies of the planet's physics, which its data do not tell, spectral."""
+    columns = to_columns(equations.harmonics, state, equations.reference_temperature)
+    physics = idealised_physics(SIGMA)
+    return to_spectral(equations.harmonics, physics(columns, surroundings))
+
+
 @functools.partial(jax.jit, donate_argnames="state")
 def six_hours(
     equations: PrimitiveEquations,
@@ -195,28 +226,12 @@ def six_hours(
     days: jax.Array,
 ) -> State:
     """Integrates core and physics from `time`, `days` after the data's start."""
-    harmonics = equations.harmonics
-    physics = idealised_physics(SIGMA)
     smooth = exponential_filter(GRID, dt=STEP_MINUTES, tau=120.0, order=3)
-    sin = harmonics.sin_latitude
-    longitude = jnp.asarray(GRID.longitude_degrees)
-    land = planet.land_sea_mask(harmonics.to_nodal)
-    sea, ice = planet.sea(harmonics.to_nodal, sin, days)
 
     def step(state: State, index: jax.Array) -> tuple[State, None]:
         now = time + index * jax_datetime.to_timedelta(STEP_MINUTES, "m")
-        surroundings = Surroundings(
-            sea_surface_temperature=sea,
-            sea_ice_cover=ice,
-            land_sea_mask=land,
-            surface_geopotential=harmonics.to_nodal(equations.orography),
-            surface_slopes=jnp.zeros((3, *land.shape)),  # no part of this physics
-            solar_flux=solar_flux(now, sin, longitude),
-            sin_latitude=sin,
-        )
-        columns = to_columns(harmonics, state, equations.reference_temperature)
-        forcing = to_spectral(harmonics, physics(columns, surroundings))
-        forced = Forced(equations, forcing)
+        surroundings = surroundings_of(equations, planet, now, days)
+        forced = Forced(equations, hidden_forcing(equations, state, surroundings))
         core_step = imex_step(forced, STEP_MINUTES * units.HOUR / 60)
         return filtered(core_step, [smooth])(state), None
 
@@ -298,6 +313,42 @@ def on_pressure_levels(
     }
 
 
+def make_core(seed: int) -> tuple[PrimitiveEquations, Planet]:
+    """The dynamical core of the planet of a seed, and its ground."""
+    planet = make_planet(seed, SphericalHarmonics.create(GRID))
+    reference = baroclinic_wave.reference_temperature(SIGMA)
+    return PrimitiveEquations.create(GRID, SIGMA, reference, planet.orography), planet
+
+
+def simulate(
+    equations: PrimitiveEquations,
+    planet: Planet,
+    seed: int,
+    spin_up_days: int,
+    times: np.ndarray,
+) -> Iterator[tuple[np.datetime64, jax.Array, State]]:
+    """The planet's states, after it has spun up for so long.
+
+    Args:
+      equations, planet: of `make_core`.
+      seed: of the first eddies.
+      spin_up_days: before the first time.
+      times: six hours apart.
+
+    Yields:
+      Time, days since the first one, and the state, which is overwritten by the next.
+    """
+    state = initial_state(equations, seed)
+    count = 4 * spin_up_days
+    for index in progress(range(-count, len(times)), "sample: simulated quarter days"):
+        now = times[0] + index * np.timedelta64(6, "h")
+        days = jnp.float32(index / 4)
+        if index >= 0:
+            yield now, days, state
+        time = jax_datetime.to_datetime(now)
+        state = six_hours(equations, planet, state, time, days)
+
+
 def make_sample(
     output: str,
     days: int = 40,
@@ -325,16 +376,8 @@ def make_sample(
     unfinished = path.with_name(path.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
 
-    harmonics = SphericalHarmonics.create(GRID)
-    planet = make_planet(seed, harmonics)
-    equations = PrimitiveEquations.create(
-        GRID, SIGMA, baroclinic_wave.reference_temperature(SIGMA), planet.orography
-    )
-    state = initial_state(equations, seed)
-
-    step = np.timedelta64(6, "h")
-    first = np.datetime64(start, "ns")
-    times = first + step * np.arange(4 * days)
+    equations, planet = make_core(seed)
+    times = np.datetime64(start, "ns") + np.timedelta64(6, "h") * np.arange(4 * days)
     latitude = np.linspace(90, -90, longitudes // 2 + 1)
     longitude = 360 / longitudes * np.arange(longitudes)
     # Winds are limits at the poles, taken a few kilometres beside them.
@@ -365,23 +408,16 @@ def make_sample(
             elif index == 0:
                 group[name][...] = np.asarray(values)
 
-    outputs = range(-4 * spin_up_days, len(times))
     with futures.ThreadPoolExecutor(max_workers=1) as writer:
         pending: futures.Future | None = None
-        for index in progress(outputs, "sample: simulated quarter days"):
-            now, since = first + step * index, jnp.float32(index / 4)
-            if index >= 0:
-                fields = on_pressure_levels(
-                    equations, planet, tables, sines, state, since
-                )
-                if not np.isfinite(fields["temperature"]).all():
-                    raise UserError(f"the simulation became unstable at {now}")
-                if pending is not None:
-                    pending.result()
-                pending = writer.submit(write, index, fields)
-            state = six_hours(
-                equations, planet, state, jax_datetime.to_datetime(now), since
-            )
+        states = simulate(equations, planet, seed, spin_up_days, times)
+        for index, (now, since, state) in enumerate(states):
+            fields = on_pressure_levels(equations, planet, tables, sines, state, since)
+            if not np.isfinite(fields["temperature"]).all():
+                raise UserError(f"the simulation became unstable at {now}")
+            if pending is not None:
+                pending.result()
+            pending = writer.submit(write, index, fields)
         if pending is not None:
             pending.result()
     zarr.consolidate_metadata(unfinished, zarr_format=2)

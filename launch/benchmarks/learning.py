@@ -73,7 +73,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "seconds": seconds,
         "rmse_24h": rmse(scores, 24),
         "gap_closed_24h": {name: gaps_closed(scores, name, 24) for name in runs},
-        "hidden_physics": compare_with_planet(curriculum, store, folder),
+        "hidden_physics": compare_with_planet(
+            curriculum, store, str(folder / "planet.zarr"), folder
+        ),
         "shock": compare_beginnings(curriculum, store, folder),
     }
     (folder / "figures.json").write_text(json.dumps(result, indent=2) + "\n")

@@ -67,7 +67,7 @@ def test_scores_of_a_reliable_ensemble():
 
 
 @pytest.mark.drill
-def test_a_tiny_run_is_measured(make_tiny_config, tiny_store, tmp_path):
+def test_a_tiny_run_is_measured(make_tiny_config, tiny_store, planet, tmp_path):
     config = make_tiny_config()
     config.model.noise = ((2000.0, 6.0),)
     config.train.steps = config.train.checkpoint_every = 1
@@ -80,7 +80,9 @@ def test_a_tiny_run_is_measured(make_tiny_config, tiny_store, tmp_path):
             with pytest.raises(SystemExit, match="0"):
                 main(["train", f"--config={file}", f"--workdir={tmp_path / name}"])
         workdir = str(tmp_path / "curriculum")
-        physics = hidden_physics.compare_with_planet(workdir, tiny_store.path, tmp_path)
+        physics = hidden_physics.compare_with_planet(
+            workdir, tiny_store.path, planet, tmp_path
+        )
         shock = initial_shock.compare_beginnings(workdir, tiny_store.path, tmp_path)
     for name in hidden_physics.WHAT:
         assert -1 <= physics[name]["zonal_mean"] <= 1
