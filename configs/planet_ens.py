@@ -20,13 +20,13 @@ def get_config() -> ConfigDict:
         *((600.0, 3.0), (600.0, 24.0)),
     )
     for name in config.loss:
-        if name.startswith(("mse_", "spectrum_", "bias_")):
+        if name.endswith(("_data", "_model")):
             config.loss[name] = 0.0
     config.loss.crps_grid_data = 1.0
     config.loss.crps_data = 1.0
-    config.stages = ((200, {"data.frames": 5, "train.batch": 2}),)
-    config.optimizer.decay_steps = 400
+    config.stages = ((150, {"data.frames": 5, "train.batch": 2}),)
+    config.optimizer.decay_steps = 300
     config.train.members = 2
     config.train.batch = 4
-    config.train.steps = 400
+    config.train.steps = 300
     return config

@@ -81,20 +81,20 @@ def treated(function: Callable[..., Any], way: str) -> Callable[..., Any]:
     raise ValueError(f"{way!r} is no way to treat intermediate values")
 
 
-def packed(states: T) -> T:
-    """Spectral fields as vectors, [..., 2, m, l] -> [..., 2 m l].
+def packed(tree: T, axes: int = 0) -> T:
+    """Arrays as vectors, behind so many leading axes: as they wait for their use.
 
-    So they wait for the backward pass: as they are, rows of l would be padded to the
-    tiles of a TPU, which doubles them.
+    Among many of them that wait in one array, a TPU's compiler would else make an axis
+    the last one that is much shorter than a tile, such as that of layers, and pad it.
     """
     return jax.tree.map(
-        lambda x: x.reshape(*x.shape[:-3], -1) if x.ndim >= 3 else x, states
+        lambda x: x.reshape(*x.shape[:axes], -1) if x.ndim > axes else x, tree
     )
 
 
-def unpacked(states: T, like: T) -> T:
+def unpacked(tree: T, like: T) -> T:
     """The inverse of `packed`, in the shapes of `like`."""
-    return jax.tree.map(lambda x, y: x.reshape(y.shape), states, like)
+    return jax.tree.map(lambda x, y: x.reshape(y.shape), tree, like)
 
 
 def beginning(states: T) -> T:

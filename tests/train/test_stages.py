@@ -1,6 +1,7 @@
 """Curricula: what they may be, and that each stage is one program."""
 
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -97,6 +98,17 @@ def test_a_stage_has_its_own_learning_rate(config):
     config.optimizer.decay, config.optimizer.warmup_steps = "none", 0
     rate = build.build_schedule(config)
     assert [float(rate(s)) for s in range(6)] == pytest.approx([1e-3] * 2 + [2e-4] * 4)
+
+
+@pytest.mark.parametrize("file", sorted(pathlib.Path("configs").glob("*.py")), ids=str)
+def test_all_configurations_have_losses_and_stages(file):
+    if file.name in ("__init__.py", "base.py"):
+        pytest.skip("is no experiment")
+    config = load_config(str(file), [])
+    for stage in stages(config):
+        loss = build.build_objective(stage.config).loss
+        assert loss.needs_members == (config.train.members == 2)
+        assert loss.spectrum_lead_hours == 40.0 and loss.crps_cutoff == 0.667
 
 
 def test_what_does_not_fit_a_later_stage_is_told_at_once(config):

@@ -88,6 +88,7 @@ def rollout_sums(
       Sums over the members that are here.
     """
     first = {name: x[0] for name, x in frames.items()}
+    waiting_frames = remat.packed(frames, axes=1)
     surface = {name: x for name, x in first.items() if name not in LEVEL_VARIABLES}
     count = len(frames[LEVEL_VARIABLES[0]])
     leads = [float(i * hours) for i in range(count)]
@@ -117,7 +118,8 @@ def rollout_sums(
         """What a frame adds; `by_lead` and `observed` are its own."""
         states = remat.unpacked(waiting, begun)
         # Taken here, and not scanned over, which would copy all of them.
-        target = {name: x[index] for name, x in frames.items()}
+        target = {name: x[index] for name, x in waiting_frames.items()}
+        target = remat.unpacked(target, first)
         now = time + index * jax_datetime.to_timedelta(hours, "h")
         views, observed = jax.vmap(views_of, (0, 0, None, None))(
             states, keys, target, now
@@ -145,7 +147,7 @@ def rollout_sums(
         )
         with jax.named_scope(FIRST_ROUND_SKIPPED):
             states = jax.lax.cond(index > 0, jax.vmap(rollout), lambda x: x, states)
-        return remat.packed(states)
+        return remat.packed(states, axes=1)
 
     def to_frame(carry, index):
         states, added_up = carry
@@ -156,7 +158,7 @@ def rollout_sums(
 
     encode = functools.partial(model.encode, first, time, networks)
     begun = jax.vmap(encode)(keys)
-    states = remat.packed(begun)
+    states = remat.packed(begun, axes=1)
     new = jax.eval_shape(compared, states, jnp.asarray(0))
     nothing = jax.tree.map(
         lambda x: jnp.zeros(x.shape, x.dtype), (new.tables, new.biases)
