@@ -71,7 +71,9 @@ def test_stages_of_a_configuration():
 
 
 def measured(seconds, peak, fits=True):
-    memory = dict.fromkeys(("arguments", "outputs", "temporaries", "program"), 0.0)
+    memory = dict.fromkeys(
+        ("arguments", "outputs", "temporaries", "program", "host"), 0.0
+    )
     memory |= {"aliased": 2.0**20, "peak": peak, "available": 10.0}
     compiler = {"flops": 1.0, "bytes": 1.0, "optimal_seconds": 1e-3}
     return Measurement(fits, memory, Cost(seconds=seconds), compiler, 12.0)
