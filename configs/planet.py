@@ -27,7 +27,6 @@ def get_config() -> ConfigDict:
     config.mesh.data = -1
     config.mesh.level = 1
     config.mesh.lat = 1
-    config.optimizer.learning_rate = 3e-3
     config.optimizer.warmup_steps = 20
     config.optimizer.decay_steps = 370
     config.optimizer.ema_decay = 0.95
