@@ -111,7 +111,7 @@ def test_published_weights_learn_a_planet(tmp_path, planet, toy):
             "data.eval_times": "2001-01-03T18/2001-01-05",
             "data.frames": 2,
             "train.batch": 1,
-            "train.eval_batches": 4,
+            "train.eval_batches": 2,
             "train.steps": steps,
             "train.eval_every": 6,
             "train.checkpoint_every": 3,
