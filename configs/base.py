@@ -74,10 +74,8 @@ def get_config() -> ConfigDict:
     # What the backward pass computes again, and does not keep (model/remat.py).
     config.remat = ConfigDict()
     config.remat.sample = "keep"  # a whole rollout; or "recompute"
-    # All steps between two frames; or "recompute", from states that may wait on the
-    # host: "offload".
-    config.remat.frame = "keep"
-    config.remat.step = "recompute"  # a physics step; or "keep"
+    # A physics step; or "offload", from a state that waits on the host; or "keep".
+    config.remat.step = "recompute"
     config.remat.substep = "keep"  # a dycore step; or "recompute"
     config.remat.tower = "products"  # blocks of networks; or "keep", "recompute"
     config.remat.decode = "recompute"  # decoding and losses of a frame; or "keep"

@@ -1,8 +1,8 @@
 """The wall time of a curriculum, modelled from two compiled training steps.
 
-Training begins with short rollouts and goes on with longer ones, in stages. Frames are
-the rounds of a scan, so that time and memory of a step are affine in their number: two
-programs, of one frame more and less, tell both coefficients.
+Training begins with short rollouts and goes on with longer ones, in stages. A rollout
+is a scan, so that time and memory of a training step are affine in the number of
+frames: two programs, of one frame more and less, tell both coefficients.
 """
 
 import dataclasses
@@ -16,9 +16,7 @@ from launch.tpu.measure import Measurement
 from pipeline.errors import UserError
 from train.stages import stages as of_config
 
-# Scans of one round are no loops any more once compiled: with fewer frames a program is
-# another one.
-LEAST_FRAMES = 3
+LEAST_FRAMES = 2
 
 
 @dataclasses.dataclass(frozen=True)

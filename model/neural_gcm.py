@@ -416,21 +416,15 @@ class NeuralGCM:
         hours: int,
         physics: Networks | Physics | None,
     ) -> ModelState:
-        """Advances `state` from `time` by `hours`, sea and ice kept as in `frame`.
-
-        The backward pass recomputes steps, or not, as `spec.remat` says.
-        """
+        """Advances `state` from `time` by `hours`, sea and ice kept as in `frame`."""
         step_length = jax_datetime.to_timedelta(self.spec.step_minutes, "m")
 
-        def step(waiting: ModelState, index: jax.Array) -> tuple[ModelState, None]:
+        def step(state: ModelState, index: jax.Array) -> tuple[ModelState, None]:
             surroundings = self.surroundings(frame, time + index * step_length)
-            now = remat.unpacked(waiting, state)
-            return remat.packed(self.advance(now, surroundings, physics)), None
+            return self.advance(state, surroundings, physics), None
 
         steps = hours * 60 // self.spec.step_minutes
-        body = remat.treated(step, self.spec.remat.step)
-        last, _ = jax.lax.scan(body, remat.packed(state), jnp.arange(steps))
-        return remat.unpacked(last, state)
+        return jax.lax.scan(step, state, jnp.arange(steps))[0]
 
     # ---- decoder
 

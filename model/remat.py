@@ -12,13 +12,12 @@ T = TypeVar("T")
 
 WAYS = {
     "sample": ("keep", "recompute"),
-    "frame": ("keep", "recompute", "offload"),
-    "step": ("recompute", "keep"),
+    "step": ("recompute", "offload", "keep"),
     "substep": ("keep", "recompute"),
     "tower": ("products", "keep", "recompute"),
     "decode": ("recompute", "keep"),
 }
-_STATE = "state at the beginning of a frame"
+_STATE = "state at the beginning of a step"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +31,6 @@ class Remat:
     Attributes:
       sample: the whole rollout of a sample; recomputed, the samples of a device go one
         after another, and what one of them holds is all that there is.
-      frame: the steps between two frames of the data, together.
       step: a physics step: networks and the dycore steps with their tendency.
       substep: a dycore step.
       tower: a block of a network.
@@ -43,7 +41,6 @@ class Remat:
     """
 
     sample: str = WAYS["sample"][0]
-    frame: str = WAYS["frame"][0]
     step: str = WAYS["step"][0]
     substep: str = WAYS["substep"][0]
     tower: str = WAYS["tower"][0]
@@ -98,7 +95,7 @@ def unpacked(tree: T, like: T) -> T:
 
 
 def beginning(states: T) -> T:
-    """Marks what a frame begins with, which `offload` moves to the host."""
+    """Marks what a step begins with, which `offload` moves to the host."""
 
     def marked(x: jax.Array) -> jax.Array:
         real = jnp.issubdtype(x.dtype, jnp.floating)

@@ -9,8 +9,6 @@ import math
 import re
 from collections.abc import Iterator
 
-from train.losses.rollout import FIRST_ROUND_SKIPPED
-
 _BITS = {"pred": 8, "token": 0, "opaque": 0}
 _SHAPE = re.compile(r"(\w+)\[([^\]]*)\](?:\{([^}]*)\})?")
 _INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = ")
@@ -108,16 +106,16 @@ class Program:
     def executed(self) -> Iterator[tuple[Computation, Instruction, int]]:
         """Every instruction that runs on its own, and how many times.
 
-        Loops, calls and branches (all of them, for none is known not to be taken, but
-        in the first round of a loop, where `FIRST_ROUND_SKIPPED` says so) are entered;
-        fused computations are not, for they run as one instruction.
+        Loops, calls and branches are entered: all of them, in all rounds but where
+        `train.losses.rollout.taken_in` names a share. Fused computations are not, for
+        they run as one instruction.
         """
-        yield from self._executed(self.entry, 1, 1)
+        yield from self._executed(self.entry, 1)
 
     def _executed(
-        self, computation: Computation, times: int, rounds: int
+        self, computation: Computation, times: int
     ) -> Iterator[tuple[Computation, Instruction, int]]:
-        """Of a computation that runs so often, in a loop of so many rounds."""
+        """Of a computation that runs so often."""
         for instruction in computation.instructions.values():
             inner: list[tuple[str, float]] = []
             if instruction.opcode == "while":
@@ -126,17 +124,15 @@ class Program:
             elif instruction.opcode == "call":
                 inner.append((instruction.called("to_apply"), 1))
             elif instruction.opcode == "conditional":
-                skips = FIRST_ROUND_SKIPPED in instruction.attributes
-                share = (rounds - 1) / rounds if skips else 1
+                share = _share_of_rounds(instruction)
                 inner += [(name, share) for name in _branches(instruction)]
             elif instruction.opcode == "async-start":
                 inner.append((instruction.called("calls"), 1))
             if not inner:
                 yield computation, instruction, times
             for name, trips in inner:
-                of = trips if instruction.opcode == "while" else rounds
                 count = round(times * trips)
-                yield from self._executed(self.computations[name], count, of)
+                yield from self._executed(self.computations[name], count)
 
     def trip_count(self, loop: Instruction) -> int:
         """How many times the body of a `while` runs.
@@ -225,6 +221,11 @@ def _array(match: re.Match) -> Array:
         tile=tuple(int(t) for t in tile.group(1).split(",")) if tile else (),
         space=int(space.group(1)) if space else 0,
     )
+
+
+def _share_of_rounds(conditional: Instruction) -> float:
+    name = re.search(r"taken_in_(\d+)_of_(\d+)_rounds", conditional.attributes)
+    return int(name.group(1)) / int(name.group(2)) if name else 1
 
 
 def _branches(instruction: Instruction) -> list[str]:

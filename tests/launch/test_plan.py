@@ -88,7 +88,7 @@ def test_time_and_memory_of_a_curriculum_are_affine_in_frames():
 
     stages = [Stage(6, 100), Stage(12, 10), Stage(120, 2)]
     found = curriculum(stages, 6, measure)
-    assert asked == [3, 4]  # two programs for all stages
+    assert asked == [2, 3]  # two programs for all stages
     assert [row["frames"] for row in found["stages"]] == [2, 3, 21]
     assert [row["seconds_per_step"] for row in found["stages"]] == [2.0, 2.5, 11.5]
     assert found["seconds"] == 100 * 2.0 + 10 * 2.5 + 2 * 11.5
@@ -98,8 +98,8 @@ def test_time_and_memory_of_a_curriculum_are_affine_in_frames():
 
 def test_curricula_of_programs_that_do_not_fit():
     small = measured(1.0, 1.0), measured(0.0, 20.0, fits=False)
-    found = curriculum([Stage(6, 1)], 6, lambda frames: small[frames - 3])
-    assert found == {"too_many_frames": 4}
+    found = curriculum([Stage(6, 1)], 6, lambda frames: small[frames - 2])
+    assert found == {"too_many_frames": 3}
 
 
 def test_pace():

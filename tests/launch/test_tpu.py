@@ -15,6 +15,7 @@ from launch.tpu import cost, hlo, topology
 from launch.tpu.measure import abstract, device_bytes, measure
 from model.precision import einsum
 from pipeline.errors import UserError
+from train.losses.rollout import taken_in
 from train.mesh import MeshShape, make_mesh
 
 CHIP = cost.CHIPS["v5p"]
@@ -67,10 +68,10 @@ def test_passes_of_a_product(devices, precision, passes):
     assert measured.mxu_flops == passes * measured.flops
 
 
-def test_a_branch_that_the_first_round_skips_is_counted_without_it(devices):
+def test_a_branch_counts_in_the_rounds_that_take_it(devices):
     def function(x, w):
         def body(x, index):
-            with jax.named_scope(hlo.FIRST_ROUND_SKIPPED):
+            with taken_in(4, 5):
                 return jax.lax.cond(index > 0, lambda x: x @ w, lambda x: x, x), None
 
         return jax.lax.scan(body, x, jnp.arange(5))[0]

@@ -12,13 +12,16 @@ from model.neural_gcm import NeuralGCM
 from train import build
 from train.calibration import calibrate, with_scales
 from train.data import BatchReader, Windows
-from train.losses.terms import TERMS
+from train.losses.terms import OF_MEMBERS, TERMS
 from train.mesh import MeshShape, make_mesh, state_shardings, tree_shardings
 from train.step import initial_state, make_train_step
 
 HOURS = 6
 SAMPLES, MEMBERS = 4, 2
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4}
+# The gradient of members' scores jumps where a member meets the target: an element that
+# rounding puts on the other side changes 1e-4 of a leaf.
+TOLERANCE_OF_JUMPS = {"float64": 1e-10, "float32": 5e-4}
 # With plain gradient descent the new parameters tell the gradient to every digit; Adam
 # would blow up what is left of gradients that vanish.
 OPTIMIZER = optax.sgd(1e-2, momentum=0.9)
@@ -30,7 +33,7 @@ def on_mesh(tiny_store, make_tiny_config, make_whole_config):
 
     And the compiled step. Rollouts of 12 hours; four samples, each with two members,
     of a "small" model with random fields, or a "whole" one, with everything that a
-    model may have.
+    model may have; all terms of the loss, or, of "smooth", all but members' scores.
     """
     last = len(tiny_store.times) - 1
     windows = Windows(tiny_store, 0, last, frames=3, hours=HOURS)
@@ -48,7 +51,8 @@ def on_mesh(tiny_store, make_tiny_config, make_whole_config):
         config.train.members = MEMBERS
         for name in config.loss:  # all terms that there are
             if name in TERMS:
-                config.loss[name] = 1.0
+                smooth = TERMS[name].score not in OF_MEMBERS
+                config.loss[name] = float(smooth or model != "smooth")
         config.loss.low_pass = ((0.0, 12.0), (12.0, 8.0))
         return spec, scales, build.build_objective(config), initial
 
@@ -120,13 +124,13 @@ def assert_same(found, expected, tolerance, what):
             marks=pytest.mark.slow,
         ),
         *(
-            pytest.param(mesh, dtype, "small", marks=pytest.mark.slow)
-            for mesh, dtype in [
-                (MeshShape(data=2, ensemble=2, level=2), "float64"),
-                (MeshShape(data=2, ensemble=2, lat=2), "float64"),
-                (MeshShape(lat=4), "float64"),
-                (MeshShape(data=2, level=2, lat=2), "float32"),
-                (MeshShape(ensemble=2, level=2, lat=2), "float32"),
+            pytest.param(mesh, dtype, model, marks=pytest.mark.slow)
+            for mesh, dtype, model in [
+                (MeshShape(data=2, ensemble=2, level=2), "float64", "small"),
+                (MeshShape(data=2, ensemble=2, lat=2), "float64", "small"),
+                (MeshShape(lat=4), "float64", "small"),
+                (MeshShape(data=2, level=2, lat=2), "float32", "smooth"),
+                (MeshShape(ensemble=2, level=2, lat=2), "float32", "small"),
             ]
         ),
     ],
@@ -136,7 +140,7 @@ def test_mesh_agrees_with_one_device(mesh, dtype, model, on_mesh, on_one_device)
     expected, their_metrics = on_one_device(model, dtype)
     state, metrics, compiled = on_mesh(model, mesh, dtype)
     assert all(x.dtype == dtype for x in jax.tree.leaves(state.params))
-    tolerance = TOLERANCE[dtype]
+    tolerance = (TOLERANCE if model == "smooth" else TOLERANCE_OF_JUMPS)[dtype]
     worst = 0.0
     for what in ("params", "ema", "optimizer"):
         error = assert_same(

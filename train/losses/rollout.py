@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -24,9 +25,6 @@ from train.losses.views import (
     model_planes,
     model_view,
 )
-
-FIRST_ROUND_SKIPPED = "first_round_skipped"
-"""Scope of a branch that a loop takes in all rounds but the first; for cost models."""
 
 Observe = Callable[[Frame, Frame], Any]
 """Of a decoded frame and its target: what else is wanted, as a tree of arrays."""
@@ -54,6 +52,17 @@ class Sums:
     biases: dict[str, jax.Array]
     by_lead: dict[str, jax.Array]
     observed: Any = None
+
+    def plus(self, new: "Sums", index: jax.Array) -> "Sums":
+        """With what a frame adds, whose own `by_lead` and `observed` have no axis."""
+        add = functools.partial(jax.tree.map, jnp.add)
+        place = functools.partial(jax.tree.map, lambda x, y: x.at[index].add(y))
+        return Sums(
+            tables=add(self.tables, new.tables),
+            biases=add(self.biases, new.biases),
+            by_lead=place(self.by_lead, new.by_lead),
+            observed=place(self.observed, new.observed),
+        )
 
 
 def planes_of(model: NeuralGCM, loss: Loss) -> dict[str, Planes]:
@@ -88,7 +97,6 @@ def rollout_sums(
       Sums over the members that are here.
     """
     first = {name: x[0] for name, x in frames.items()}
-    waiting_frames = remat.packed(frames, axes=1)
     surface = {name: x for name, x in first.items() if name not in LEVEL_VARIABLES}
     count = len(frames[LEVEL_VARIABLES[0]])
     leads = [float(i * hours) for i in range(count)]
@@ -114,12 +122,8 @@ def rollout_sums(
             "model": model_view(model, loss, state.atmosphere, encoded.atmosphere),
         }, observe(decoded, target)
 
-    def compared(waiting: ModelState, index: jax.Array) -> Sums:
+    def compared(states: ModelState, target: Frame, index: jax.Array) -> Sums:
         """What a frame adds; `by_lead` and `observed` are its own."""
-        states = remat.unpacked(waiting, begun)
-        # Taken here, and not scanned over, which would copy all of them.
-        target = {name: x[index] for name, x in waiting_frames.items()}
-        target = remat.unpacked(target, first)
         now = time + index * jax_datetime.to_timedelta(hours, "h")
         views, observed = jax.vmap(views_of, (0, 0, None, None))(
             states, keys, target, now
@@ -136,36 +140,61 @@ def rollout_sums(
             tables[name] = weight * table
             by_lead[name] = table.sum()
         observed = jax.tree.map(lambda x: jnp.sum(x, axis=0), observed)
-        return Sums(tables, biases, by_lead, observed)
+        return partitioning.varying(Sums(tables, biases, by_lead, observed))
 
-    def forecast(waiting: ModelState, index: jax.Array) -> ModelState:
-        """From the frame before; the first one is what it was encoded to."""
-        states = remat.unpacked(remat.beginning(waiting), begun)
-        start = time + (index - 1) * jax_datetime.to_timedelta(hours, "h")
-        rollout = functools.partial(
-            model.rollout, frame=first, time=start, hours=hours, physics=networks
-        )
-        with jax.named_scope(FIRST_ROUND_SKIPPED):
-            states = jax.lax.cond(index > 0, jax.vmap(rollout), lambda x: x, states)
-        return remat.packed(states, axes=1)
+    def advanced(states: ModelState, index: jax.Array) -> ModelState:
+        """One physics step, that many steps after the first frame."""
+        start = time + index * jax_datetime.to_timedelta(model.spec.step_minutes, "m")
+        surroundings = model.surroundings(first, start)
+        return jax.vmap(lambda x: model.advance(x, surroundings, networks))(states)
 
-    def to_frame(carry, index):
-        states, added_up = carry
-        states = remat.treated(forecast, model.spec.remat.frame)(states, index)
-        new = remat.treated(compared, model.spec.remat.decode)(states, index)
-        added_up = jax.tree.map(jnp.add, added_up, (new.tables, new.biases))
-        return (states, added_up), (new.by_lead, new.observed)
-
+    steps = hours * 60 // model.spec.step_minutes  # between frames
+    rounds = (count - 1) * steps + 1
     encode = functools.partial(model.encode, first, time, networks)
     begun = jax.vmap(encode)(keys)
-    states = remat.packed(begun, axes=1)
-    new = jax.eval_shape(compared, states, jnp.asarray(0))
-    nothing = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), (new.tables, new.biases)
+    new = jax.eval_shape(compared, begun, first, jnp.asarray(0))
+    nothing = partitioning.varying(
+        jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), new)
     )
-    carry = partitioning.varying((states, nothing))
-    (_, added_up), of_frames = jax.lax.scan(to_frame, carry, jnp.arange(count))
-    return Sums(*added_up, *of_frames)
+
+    def advance_and_compare(
+        waiting: ModelState, index: jax.Array
+    ) -> tuple[ModelState, Sums]:
+        """A step, but before the first frame; and what it adds, if it ends in one."""
+        states = remat.unpacked(remat.beginning(waiting), begun)
+        with taken_in(rounds - 1, rounds):
+            states = jax.lax.cond(
+                index > 0, lambda x: advanced(x, index - 1), lambda x: x, states
+            )
+        # Taken here: a scan over frames, or a branch that takes one, would copy all.
+        target = {name: x[index // steps] for name, x in frames.items()}
+        with taken_in(count, rounds):
+            new = jax.lax.cond(
+                index % steps == 0,
+                remat.treated(compared, model.spec.remat.decode),
+                lambda *_: nothing,
+                *(states, target, index // steps),
+            )
+        return remat.packed(states, axes=1), new
+
+    def to_round(carry, index):
+        waiting, sums = carry
+        treated = remat.treated(advance_and_compare, model.spec.remat.step)
+        waiting, new = treated(waiting, index)
+        return (waiting, sums.plus(new, index // steps)), None
+
+    of_frames = jax.tree.map(
+        lambda x: jnp.zeros((count, *x.shape), x.dtype), (new.by_lead, new.observed)
+    )
+    sums = Sums(nothing.tables, nothing.biases, *of_frames)
+    carry = partitioning.varying((remat.packed(begun, axes=1), sums))
+    (_, sums), _ = jax.lax.scan(to_round, carry, jnp.arange(rounds))
+    return sums
+
+
+def taken_in(taken: int, rounds: int) -> AbstractContextManager:
+    """Names a branch that a loop takes in some of its rounds, for models of cost."""
+    return jax.named_scope(f"taken_in_{taken}_of_{rounds}_rounds")
 
 
 def _table(
