@@ -7,7 +7,7 @@ Architecture, grids, layers, levels, time steps and filters are those of Kochkov
 along each meridian and parallel, so that latitudes come in mirror pairs. The paper
 trained it on 16 chips of a TPU v4, in about a day. Scales of the networks' inputs and
 outputs are the data's own (train/calibration.py). A rollout of 6 hours with its
-gradient takes 3.8 GiB and 0.25 s on one v5p chip by the TPU compiler (modelled;
+gradient takes 3.8 GiB and 0.26 s on one v5p chip by the TPU compiler (modelled;
 BUILD.md, "The paper's configurations"); no run has been made.
 """
 
