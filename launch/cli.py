@@ -242,7 +242,7 @@ def _bench(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_bench(args: argparse.Namespace) -> None:
-    if args.name == "dycore":
+    if args.name == "dycore" and args.target == "tpu":
         from launch.tpu import topology
 
         topology.prepare()

@@ -189,6 +189,7 @@ class NeuralGCM:
 
     # ---- encoder
 
+    @jax.named_scope("encode")
     def encode(
         self,
         frame: Frame,
@@ -276,6 +277,7 @@ class NeuralGCM:
 
     # ---- forecast
 
+    @jax.named_scope("dycore")
     def advance(
         self,
         state: ModelState,
@@ -317,6 +319,7 @@ class NeuralGCM:
             self._later(state.noise, networks),
         )
 
+    @jax.named_scope("networks")
     def forcing(
         self,
         state: ModelState,
@@ -428,6 +431,7 @@ class NeuralGCM:
 
     # ---- decoder
 
+    @jax.named_scope("decode")
     def decode(
         self,
         state: ModelState,

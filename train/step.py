@@ -301,11 +301,8 @@ def make_train_step(
       `skipped`.
     """
 
-    def train_step(model, state, batch):
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        (value, parts), gradient = loss_and_gradient(
-            model, state.params, objective, batch, mesh, key
-        )
+    @jax.named_scope("optimizer")
+    def updated(state, gradient, value, parts):
         gradient = jax.lax.with_sharding_constraint(gradient, shardings.params)
         updates, optimizer_state = optimizer.update(
             gradient, state.optimizer, state.params
@@ -333,6 +330,13 @@ def make_train_step(
             "skipped": skipped,
         }
         return TrainState(state.step + 1, skipped, *learned), metrics
+
+    def train_step(model, state, batch):
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        (value, parts), gradient = loss_and_gradient(
+            model, state.params, objective, batch, mesh, key
+        )
+        return updated(state, gradient, value, parts)
 
     # Stated output shardings keep the layout of the donated state.
     return jax.jit(

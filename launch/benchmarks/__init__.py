@@ -90,13 +90,24 @@ def _dycore(parser: argparse.ArgumentParser) -> None:
         "--minutes", type=float, default=6, help="of a step (default 6)"
     )
     parser.add_argument(
-        "--topology", default="v5p:2x2x1", help="a slice (default v5p:2x2x1)"
-    )
-    parser.add_argument("--mesh", default="level=1,lat=1", help="such as level=4,lat=2")
-    parser.add_argument(
         "--judge",
         choices=("dinosaur",),
-        help="compile that too, on the same devices (needs the extra `judges`)",
+        help="do the same with that (needs the extra `judges`)",
+    )
+    parser.add_argument(
+        "--target",
+        choices=("cpu", "tpu"),
+        default="cpu",
+        help="cpu: timed here (default); tpu: modelled from the compiled program",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=9, help="cpu: to take medians of (default 9)"
+    )
+    parser.add_argument(
+        "--topology", default="v5p:2x2x1", help="tpu: a slice (default v5p:2x2x1)"
+    )
+    parser.add_argument(
+        "--mesh", default="level=1,lat=1", help="tpu: such as level=4,lat=2"
     )
 
 
@@ -215,7 +226,7 @@ BENCHMARKS = {
         _held_suarez,
     ),
     "dycore": (
-        "one step of the core by the TPU compiler, on any mesh; dinosaur beside it",
+        "one step of the core, timed here or by the TPU compiler; dinosaur beside it",
         _dycore,
     ),
     "preprocess": (

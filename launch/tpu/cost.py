@@ -121,6 +121,7 @@ class Cost:
       compute_seconds, memory_seconds, collective_seconds: each kind alone; the last of
         both networks.
       seconds: modelled time.
+      seconds_by_part: the same by part of a training step and phase (`part_of`).
       unknown: custom calls of unknown cost, by target, and how many run.
     """
 
@@ -132,6 +133,9 @@ class Cost:
     memory_seconds: float = 0.0
     collective_seconds: float = 0.0
     seconds: float = 0.0
+    seconds_by_part: dict[tuple[str, str], float] = dataclasses.field(
+        default_factory=dict
+    )
     unknown: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
@@ -165,7 +169,15 @@ def cost(text: str, chip: Chip, mesh: Mapping[str, int], slices: int = 1) -> Cos
     total = Cost()
     collectives: dict[tuple[str, str, str], Collective] = {}
 
-    def record(collective: Collective, times: int) -> None:
+    def add_seconds(instruction: hlo.Instruction, seconds: float) -> None:
+        part = part_of(instruction.name_in_model)
+        total.seconds += seconds
+        total.seconds_by_part.setdefault(part, 0.0)
+        total.seconds_by_part[part] += seconds
+
+    def record(
+        collective: Collective, instruction: hlo.Instruction, times: int
+    ) -> None:
         """Adds one collective, which runs `times`."""
         key = collective.kind, collective.axes, collective.network
         known = collectives.setdefault(key, Collective(*key))
@@ -173,7 +185,7 @@ def cost(text: str, chip: Chip, mesh: Mapping[str, int], slices: int = 1) -> Cos
         known.bytes += times * collective.bytes
         known.seconds += times * collective.seconds
         total.collective_seconds += times * collective.seconds
-        total.seconds += times * collective.seconds
+        add_seconds(instruction, times * collective.seconds)
 
     for computation, instruction, times in program.executed():
         if instruction.opcode in _FREE or instruction.opcode.endswith("-done"):
@@ -187,10 +199,10 @@ def cost(text: str, chip: Chip, mesh: Mapping[str, int], slices: int = 1) -> Cos
         moved = _memory_bytes(program, computation, instruction)
         total.bytes += times * moved
         if between := _between_slices(computation, instruction, chip, slices):
-            record(between, times)
+            record(between, instruction, times)
             continue
         if within := _within_slice(program, computation, instruction, chip, mesh):
-            record(within, times)
+            record(within, instruction, times)
             continue
         flops, mxu_flops = _flops(program, computation, instruction)
         compute, memory = mxu_flops / chip.peak, moved / chip.memory_bandwidth
@@ -198,11 +210,27 @@ def cost(text: str, chip: Chip, mesh: Mapping[str, int], slices: int = 1) -> Cos
         total.mxu_flops += times * mxu_flops
         total.compute_seconds += times * compute
         total.memory_seconds += times * memory
-        total.seconds += times * max(compute, memory)
+        add_seconds(instruction, times * max(compute, memory))
     total.collectives = sorted(
         collectives.values(), key=lambda c: (c.network, c.axes, c.kind)
     )
     return total
+
+
+# ---- parts of a training step
+
+PARTS = ("encode", "networks", "dycore", "decode", "loss", "optimizer")
+"""Scopes of the model and the training step, the innermost of which counts."""
+PHASES = ("forward", "recomputed", "backward")
+
+
+def part_of(name: str) -> tuple[str, str]:
+    """Part and phase of what has this name in JAX's program, `op_name`."""
+    scopes = re.findall(rf"\b({'|'.join(PARTS)})\b", name)
+    part = scopes[-1] if scopes else "other"
+    if "rematted_computation" in name:
+        return part, "recomputed"
+    return part, "backward" if "transpose(" in name else "forward"
 
 
 # ---- matrix products

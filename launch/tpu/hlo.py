@@ -75,6 +75,12 @@ class Instruction:
     is_root: bool
     literal: str
 
+    @property
+    def name_in_model(self) -> str:
+        """What JAX calls it: names of scopes and transformations, and an operation."""
+        found = re.search(r'op_name="([^"]*)"', self.attributes)
+        return found.group(1) if found else ""
+
     def called(self, attribute: str) -> str | None:
         """Name of the computation that `attribute` (`body`, `calls`, ...) names."""
         match = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.attributes)

@@ -122,6 +122,7 @@ def rollout_sums(
             "model": model_view(model, loss, state.atmosphere, encoded.atmosphere),
         }, observe(decoded, target)
 
+    @jax.named_scope("loss")
     def compared(states: ModelState, target: Frame, index: jax.Array) -> Sums:
         """What a frame adds; `by_lead` and `observed` are its own."""
         now = time + index * jax_datetime.to_timedelta(hours, "h")
