@@ -41,7 +41,7 @@ from model.sphere.transforms import (
 T = TypeVar("T")
 
 # Up to so many devices along `lat` the state is gathered. On two that is modelled
-# within 3 to 11 % of transposing each field; on more, what every device then repeats
+# within 4 to 13 % of transposing each field; on more, what every device then repeats
 # of the spectral arithmetic costs much more than is saved (BUILD.md, "The mesh").
 LARGEST_GATHER = 2
 
