@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from launch.tpu.parts import PARTS, PHASES
+
 
 def format_plan(figures: dict[str, Any]) -> str:
     """The page."""
@@ -78,6 +80,7 @@ def _step(figures: dict[str, Any]) -> list[str]:
         f"  rollouts of {pace['rollout_days']:g} days: "
         f"{pace['seconds_per_simulated_day']:,.3f} s a simulated day, "
         f"{pace['samples_per_second']:,.2f} samples a second",
+        *parts_table(figures["parts"]),
         f"  {'collectives':20}{'over':16}{'net':5}{'count':>8}{'received':>12}"
         f"{'modelled':>12}",
     ]
@@ -88,6 +91,16 @@ def _step(figures: dict[str, Any]) -> list[str]:
     ]
     if figures["unknown_custom_calls"]:
         lines.append(f"  custom calls not modelled: {figures['unknown_custom_calls']}")
+    return lines
+
+
+def parts_table(parts: dict[str, dict[str, float]]) -> list[str]:
+    """Seconds of a step by part and phase, in lines."""
+    lines = [f"  {'ms':16}" + "".join(f"{phase:>12}" for phase in PHASES)]
+    for part in (*PARTS, "other"):
+        if part in parts:
+            times = (f"{1e3 * parts[part][phase]:12,.2f}" for phase in PHASES)
+            lines.append(f"  {part:16}" + "".join(times))
     return lines
 
 

@@ -25,6 +25,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from launch.tpu import hlo
+from launch.tpu.parts import PHASES, part_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Cost:
       compute_seconds, memory_seconds, collective_seconds: each kind alone; the last of
         both networks.
       seconds: modelled time.
-      seconds_by_part: the same by part of a training step and phase (`part_of`).
+      parts: the same by part of a training step and phase (`part_of`).
       unknown: custom calls of unknown cost, by target, and how many run.
     """
 
@@ -133,9 +134,7 @@ class Cost:
     memory_seconds: float = 0.0
     collective_seconds: float = 0.0
     seconds: float = 0.0
-    seconds_by_part: dict[tuple[str, str], float] = dataclasses.field(
-        default_factory=dict
-    )
+    parts: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     unknown: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
@@ -170,10 +169,10 @@ def cost(text: str, chip: Chip, mesh: Mapping[str, int], slices: int = 1) -> Cos
     collectives: dict[tuple[str, str, str], Collective] = {}
 
     def add_seconds(instruction: hlo.Instruction, seconds: float) -> None:
-        part = part_of(instruction.name_in_model)
+        part, phase = part_of(instruction.name_in_model)
         total.seconds += seconds
-        total.seconds_by_part.setdefault(part, 0.0)
-        total.seconds_by_part[part] += seconds
+        phases = total.parts.setdefault(part, dict.fromkeys(PHASES, 0.0))
+        phases[phase] += seconds
 
     def record(
         collective: Collective, instruction: hlo.Instruction, times: int
@@ -215,22 +214,6 @@ def cost(text: str, chip: Chip, mesh: Mapping[str, int], slices: int = 1) -> Cos
         collectives.values(), key=lambda c: (c.network, c.axes, c.kind)
     )
     return total
-
-
-# ---- parts of a training step
-
-PARTS = ("encode", "networks", "dycore", "decode", "loss", "optimizer")
-"""Scopes of the model and the training step, the innermost of which counts."""
-PHASES = ("forward", "recomputed", "backward")
-
-
-def part_of(name: str) -> tuple[str, str]:
-    """Part and phase of what has this name in JAX's program, `op_name`."""
-    scopes = re.findall(rf"\b({'|'.join(PARTS)})\b", name)
-    part = scopes[-1] if scopes else "other"
-    if "rematted_computation" in name:
-        return part, "recomputed"
-    return part, "backward" if "transpose(" in name else "forward"
 
 
 # ---- matrix products

@@ -53,6 +53,7 @@ class Measurement:
                     "collectives": c.collective_seconds,
                     "network": c.network_seconds,
                 },
+                "parts": c.parts,
                 "unknown_custom_calls": c.unknown,
                 "compiler": self.compiler,
             }

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from launch.tpu import cost, hlo, topology
+from launch.tpu import parts as parts_of_step
 from launch.tpu.measure import abstract, device_bytes, measure
 from model.precision import einsum
 from pipeline.errors import UserError
@@ -351,4 +352,11 @@ def test_plan_of_the_demo():
     kinds = {(c["kind"], c["axes"]) for c in figures["collectives"]}
     assert ("all-to-all", "level") in kinds  # columns and levels
     assert not any("lat" in axes.split("+") for _, axes in kinds)
-    assert figures["modelled_seconds"]["total"] > 0
+    parts, total = figures["parts"], figures["modelled_seconds"]["total"]
+    assert set(parts_of_step.PARTS) <= set(parts) and total > 0
+    by_phase = {
+        p: sum(times[p] for times in parts.values()) for p in parts_of_step.PHASES
+    }
+    assert sum(by_phase.values()) == pytest.approx(total)
+    assert all(parts["dycore"][phase] > 0 for phase in parts_of_step.PHASES)
+    assert parts["optimizer"]["backward"] == 0
