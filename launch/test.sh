@@ -7,4 +7,8 @@ source "$(dirname "$0")/environment.sh"
 
 ruff check .
 ruff format --check .
-python -m pytest "$@"
+# All in two processes, for compilers mostly use one core; files as they are, for their
+# tests share what they prepare.
+processes=()
+case " $* " in *" --slow "*) processes=(--numprocesses=2 --dist=loadfile) ;; esac
+python -m pytest ${processes[@]+"${processes[@]}"} "$@"

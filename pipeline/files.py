@@ -56,7 +56,7 @@ class Folder:
           UserError: if the address is of no kind that TensorStore knows.
         """
         try:
-            return ts.KvStore.open(self.url).result()
+            return ts.KvStore.open(self.url, context=_context()).result()
         except (ValueError, OSError, NotImplementedError) as error:
             raise UserError(f"cannot open {self}: {one_line(error)}") from error
 
@@ -141,6 +141,16 @@ class Folder:
         except (ValueError, OSError) as error:
             kind = Unavailable if is_outage(error) else UserError
             raise kind(f"{self}/{name}: {one_line(error)}") from error
+
+
+@functools.cache
+def _context() -> ts.Context:
+    """Files are written under a name of their own each, and then renamed.
+
+    With a lock file instead, as is the default, a writer goes on in what a killed one
+    has left, and the end of a longer content stays behind that of a shorter one.
+    """
+    return ts.Context({"file_io_locking": {"mode": "none"}})
 
 
 def one_line(error: Exception) -> str:

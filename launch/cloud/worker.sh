@@ -107,6 +107,8 @@ loop() {
   done
   kill "$copier" 2>/dev/null || true
   cd "$folder"
+  # Told to stop before it heeds that (143), or between tries: preempted all the same.
+  if [ -n "$stopped" ] && [ "$code" != 0 ] && [ "$code" != 2 ]; then code=75; fi
   copy_log "$logs"
   echo "$code" >code.new && mv code.new code
 }

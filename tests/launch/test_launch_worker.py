@@ -138,7 +138,15 @@ def test_sigterm_between_tries(host):
     while "exit code 1" not in host("log").stdout:
         assert time.monotonic() < end
     assert host("stop").returncode == 0
-    host.until("stopped 1")
+    host.until("stopped 75")
+
+
+def test_sigterm_before_it_is_heeded(host):
+    """Such as while the command loads its modules."""
+    assert host("start", "9", "", "sleep", "60").returncode == 0
+    host.until("running 1")
+    os.kill(host.pid("loop"), signal.SIGTERM)
+    host.until("ended 75")
 
 
 def test_one_at_a_time(host):

@@ -334,3 +334,14 @@ def test_plans_that_may_follow_each_other():
     assert plan.differences(later) == [] and later.steps == 16
     assert later.fingerprint == plan.fingerprint
     assert make_plan(stats_times=None).fingerprint != plan.fingerprint
+
+
+def test_written_whole_after_a_killed_writer(tmp_path):
+    """What one has left behind does not become the end of another's file."""
+    (tmp_path / "a.json.__lock").write_text("x" * 100)
+    folder = Folder(tmp_path)
+    folder.write("a.json", b"{}")
+    assert folder.read("a.json") == b"{}"
+    assert folder.names() == ["a.json"]
+    folder.sweep()
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
