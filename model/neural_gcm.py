@@ -293,7 +293,7 @@ class NeuralGCM:
         dt = minutes / 60 * units.HOUR
         networks = physics if isinstance(physics, Networks) else None
         core = dataclasses.replace(
-            self.equations, orography=self._orography("core", networks)
+            self.equations, orography=self.core_orography(networks)
         )
         equations, forcing = core, None
         if physics is not None:
@@ -327,10 +327,7 @@ class NeuralGCM:
         physics: Networks | Physics,
     ) -> State:
         """Tendencies of a physics as the core is given them, spectral, of its waves."""
-        if isinstance(physics, Networks):
-            tendencies = self._learned_tendencies(state, surroundings, physics)
-        else:
-            tendencies = physics(self.columns(state.atmosphere), surroundings)
+        tendencies = self.tendencies(state, surroundings, physics)
         forcing = to_spectral(self.harmonics, tendencies)
         if isinstance(physics, Networks):
             for f in self.spec.tendency_filters:
@@ -340,6 +337,17 @@ class NeuralGCM:
                 )
                 forcing = smooth(forcing, forcing)
         return self.harmonics.with_waves_of(self.equations.harmonics, forcing)
+
+    def tendencies(
+        self,
+        state: ModelState,
+        surroundings: Surroundings,
+        physics: Networks | Physics,
+    ) -> Tendencies:
+        """Tendencies of a physics on whole columns."""
+        if isinstance(physics, Networks):
+            return self._learned_tendencies(state, surroundings, physics)
+        return physics(self.columns(state.atmosphere), surroundings)
 
     def _learned_tendencies(
         self, state: ModelState, surroundings: Surroundings, networks: Networks
@@ -457,6 +465,10 @@ class NeuralGCM:
         return {name: units.to_si(name, frame[name]) for name in LEVEL_VARIABLES}
 
     # ---- helpers
+
+    def core_orography(self, networks: Networks | None) -> jax.Array:
+        """Surface geopotential of the core, learned or not, spectral [2, own m, l]."""
+        return self._orography("core", networks)
 
     def _orography(self, place: str, networks: Networks | None) -> jax.Array:
         """Surface geopotential as it is seen at a place, spectral [2, own m, l]."""

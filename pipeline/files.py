@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import pathlib
+import shutil
 import urllib.parse
 from collections.abc import Iterable
 from typing import Any
@@ -56,7 +57,7 @@ class Folder:
           UserError: if the address is of no kind that TensorStore knows.
         """
         try:
-            return ts.KvStore.open(self.url, context=_context()).result()
+            return ts.KvStore.open(self.url, context=io_context()).result()
         except (ValueError, OSError, NotImplementedError) as error:
             raise UserError(f"cannot open {self}: {one_line(error)}") from error
 
@@ -84,6 +85,12 @@ class Folder:
         pending = {name: self.kvstore.write(name, None) for name in names}
         for name, future in pending.items():
             self._ask(name, future)
+
+    def delete_folder(self, name: str) -> None:
+        """Deletes all files under a folder of this one."""
+        self.delete_many(self.names(name))
+        if self.local is not None:  # elsewhere there are no folders
+            shutil.rmtree(self.local / name, ignore_errors=True)
 
     def exists(self, name: str) -> bool:
         result = self._ask(name, self.kvstore.read(name, byte_range=slice(0, 0)))
@@ -144,7 +151,7 @@ class Folder:
 
 
 @functools.cache
-def _context() -> ts.Context:
+def io_context() -> ts.Context:
     """Files are written under a name of their own each, and then renamed.
 
     With a lock file instead, as is the default, a writer goes on in what a killed one

@@ -4,16 +4,15 @@ Everything is encoded in memory, by TensorStore, and then written as whole objec
 the same plan and values always give the same bytes, and their digests are known.
 """
 
-import json
 from typing import Any
 
 import numcodecs
 import numpy as np
-import tensorstore as ts
 
 from model.sphere.grids import GaussianGrid
 from pipeline.plan import STACKED_ARRAY, Plan
 from pipeline.variables import VARIABLES
+from pipeline.zarr_v3 import array_files, coordinate_files, group_file
 
 SHARD_BYTES = 150_000_000
 # A band of latitudes is no thinner, or chunks get too small to be read quickly.
@@ -61,7 +60,7 @@ def encode_shard(plan: Plan, array: str, data: np.ndarray) -> bytes:
         # The codec rounds in place of what it is given.
         rounded = numcodecs.BitRound(plan.keep_bits).encode(data.copy())
         data = rounded.view(np.float32).reshape(data.shape)
-    files = _encode(array_metadata(plan, array) | {"shape": data.shape}, data)
+    files = array_files(array_metadata(plan, array) | {"shape": data.shape}, data)
     (name,) = (name for name in files if name != "zarr.json")
     return files[name]
 
@@ -74,31 +73,14 @@ def store_files(plan: Plan, group_attributes: dict[str, Any]) -> dict[str, bytes
     """
     files = {}
     for name, (values, attributes) in coordinates(plan).items():
-        metadata = {
-            "shape": values.shape,
-            "data_type": values.dtype.name,
-            "dimension_names": [name],
-            "attributes": attributes,
-        }
-        for key, content in _encode(metadata, values).items():
-            files[f"{name}/{key}"] = content
+        files |= coordinate_files(name, values, attributes)
     for array in plan.arrays:
-        files[f"{array}/zarr.json"] = _encode(array_metadata(plan, array))["zarr.json"]
-    members = {
-        key.removesuffix("/zarr.json"): json.loads(content)
-        for key, content in sorted(files.items())
-        if key.endswith("/zarr.json")
-    }
-    group = _group(group_attributes)
-    # As zarr-python writes and reads it.
-    group["consolidated_metadata"] = {
-        "kind": "inline",
-        "must_understand": False,
-        "metadata": members,
-    }
-    files["zarr.json"] = _json(group)
+        files[f"{array}/zarr.json"] = array_files(array_metadata(plan, array))[
+            "zarr.json"
+        ]
+    files["zarr.json"] = group_file(group_attributes, files)
     # Zarr libraries warn of folders that are not groups.
-    return files | {f"{name}/zarr.json": _json(_group({})) for name in OTHER_FOLDERS}
+    return files | {f"{name}/zarr.json": group_file({}) for name in OTHER_FOLDERS}
 
 
 OTHER_FOLDERS = ("_build", "stats")
@@ -201,31 +183,3 @@ def array_metadata(plan: Plan, array: str) -> dict[str, Any]:
             }
         ],
     }
-
-
-def _encode(
-    metadata: dict[str, Any], values: np.ndarray | None = None
-) -> dict[str, bytes]:
-    """Files of a Zarr array, by name."""
-    spec = {
-        "driver": "zarr3",
-        "kvstore": {"driver": "memory"},
-        "metadata": metadata,
-        "store_data_equal_to_fill_value": True,
-    }
-    # A context of its own is a memory of its own.
-    array = ts.open(spec, create=True, context=ts.Context()).result()
-    if values is not None:
-        array.write(np.ascontiguousarray(values)).result()
-    memory = array.kvstore
-    names = [name.decode() for name in memory.list().result()]
-    return {name: memory.read(name).result().value for name in names}
-
-
-def _group(attributes: dict[str, Any]) -> dict[str, Any]:
-    # TensorStore knows arrays only.
-    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()

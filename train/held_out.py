@@ -22,8 +22,8 @@ from train.watchdog import Watchdog
 
 Scores = dict[str, Any]
 """Means over the windows whose loss is finite: `tables` and `by_lead` of the loss's
-terms, `errors` and `maps` of decoded fields (`train.step.scores_of_batch`); `count` of
-these windows, and of `all` there were."""
+terms, `errors` and `maps` of decoded fields (`train.step.scores_of_batch`); `losses` of
+all windows, and the `count` of those where they are finite."""
 
 
 class Evaluation:
@@ -141,19 +141,19 @@ def mean_scores(
       The means, or None if it was told not to go on.
     """
     means: Any = None
-    count = total = 0
+    count, losses = 0, []
     for some in numbers:
         of_batch = evaluate(reader.to_devices(reader.read(some)))
         if not between():
             return None
         of_batch = jax.tree.map(lambda x: np.asarray(x, np.float64), of_batch)
         finite = int(of_batch.pop("count"))
-        total += of_batch.pop("losses").size
+        losses.append(of_batch.pop("losses"))
         weighted = jax.tree.map(lambda x, n=finite: n * x, of_batch)
         means = weighted if means is None else jax.tree.map(np.add, means, weighted)
         count += finite
     means = jax.tree.map(lambda x: x / max(count, 1), means)
-    return {**means, "count": count, "all": total}
+    return {**means, "count": count, "losses": np.concatenate(losses)}
 
 
 def summary(
@@ -167,12 +167,19 @@ def summary(
 
     Returns:
       `loss`, the terms (`report.term_scores`) and the shares of terms and variables
-      (`report.shares`); `finite`, the part of windows that they are of; and root mean
+      (`report.shares`); `finite`, the part of windows that they are of; `median_loss`
+      of all windows, infinite where they are not finite, which a few that are about to
+      blow up do not rule (without what is of the whole batch); and root mean
       square errors and biases at those of `leads` and `levels` that there are, such as
       `rmse/24h/temperature/500 hPa`, in SI units.
     """
     loss, hours = objective.loss, objective.hours
-    numbers = {"loss": np.nan, "finite": scores["count"] / scores["all"]}
+    losses = scores["losses"]
+    numbers = {
+        "loss": np.nan,
+        "finite": scores["count"] / len(losses),
+        "median_loss": float(np.median(np.where(np.isfinite(losses), losses, np.inf))),
+    }
     if not scores["count"]:
         return numbers
     value = sum(w * scores["tables"][name].sum() for name, w in loss.weights)
@@ -203,7 +210,7 @@ def tables(spec: ModelSpec, objective: Objective, scores: Scores) -> dict[str, A
     return {
         "lead_hours": [objective.hours * frame for frame in range(frames)],
         "levels_hpa": list(spec.levels),
-        "finite": scores["count"] / scores["all"],
+        "finite": scores["count"] / len(scores["losses"]),
         "rmse": {n: np.sqrt(x).tolist() for n, x in errors["square"].items()},
         "bias": {name: x.tolist() for name, x in errors["mean"].items()},
         "loss": {

@@ -24,7 +24,7 @@ from model.sphere.grids import unfold
 from pipeline.progress import progress
 from pipeline.store import Store, open_store
 from train.data import Windows, parse_window
-from train.forecast import load_run, restore_model
+from train.forecast.restore import load_run, restore_model
 from train.step import Params, merge_networks
 
 matplotlib.use("Agg")

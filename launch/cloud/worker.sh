@@ -51,6 +51,10 @@ install() {
 start() {
   local command
   command=$(printf '%q ' "$@")
+  for _ in $(seq 100); do # a loop that has ended holds its lock for a moment
+    [ -e code ] && locked || break
+    sleep 0.05
+  done
   if locked; then
     [ "$command" = "$(cat command)" ] && { echo "it runs already"; return; }
     echo "error: another command runs on $(hostname); stop it first: $(cat command)" >&2

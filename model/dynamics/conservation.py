@@ -53,18 +53,20 @@ class Budget:
     angular_momentum: jax.Array
 
     def si(self) -> dict[str, float]:
+        """`si_values` as numbers."""
+        return {name: float(x) for name, x in self.si_values().items()}
+
+    def si_values(self) -> dict[str, jax.Array]:
         """Pa, kg/m2, J/m2, and kg/s (of a mean angular momentum per area)."""
         gravity = units.GRAVITY / units.METRE * units.SECOND**2
         mass = 1 / units.PASCAL / gravity
         return {
-            "log_surface_pressure": float(self.log_surface_pressure),
-            "surface_pressure_Pa": float(self.surface_pressure / units.PASCAL),
-            "dry_mass_kg_m2": float(self.dry_mass) * mass,
-            "total_energy_J_m2": float(self.total_energy) * mass / units.GEOPOTENTIAL,
-            "angular_momentum_kg_s": float(self.angular_momentum)
-            * mass
-            * units.EARTH_RADIUS
-            / units.VELOCITY,
+            "log_surface_pressure": self.log_surface_pressure,
+            "surface_pressure_Pa": self.surface_pressure / units.PASCAL,
+            "dry_mass_kg_m2": self.dry_mass * mass,
+            "total_energy_J_m2": self.total_energy * (mass / units.GEOPOTENTIAL),
+            "angular_momentum_kg_s": self.angular_momentum
+            * (mass * units.EARTH_RADIUS / units.VELOCITY),
         }
 
 

@@ -89,6 +89,11 @@ class Tendencies:
     temperature: jax.Array
     tracers: dict[str, jax.Array]
 
+    def by_name(self) -> dict[str, jax.Array]:
+        """All of them by the field's name."""
+        winds = {"u": self.u, "v": self.v}
+        return winds | {"temperature": self.temperature} | self.tracers
+
 
 Physics = Callable[[Columns, Surroundings], Tendencies]
 

@@ -123,7 +123,6 @@ def test_sigterm_goes_through_to_the_command(host):
     assert (host.folder / "saved").exists()
     # A second start begins again.
     (host.folder / "saved").unlink()
-    time.sleep(0.5)  # the loop is about to end
     assert host("start", "9", "", "bash", host.script(WAITING)).returncode == 0
     host.ready()
     assert host("stop").returncode == 0

@@ -242,7 +242,7 @@ def test_killed_dask_runs_go_on(source, expected, tmp_path, kill):
     """With its workers, or without: they may then still be writing for a while."""
     pytest.importorskip("distributed")
     flags = ["--runner=DaskRunner"]
-    check_drills(source, expected, tmp_path, SLOW_DRILLS // 4, flags, kill)
+    check_drills(source, expected, tmp_path, SLOW_DRILLS // 8, flags, kill)
 
 
 def kill_worker(source, output, expected, moment):
@@ -278,7 +278,7 @@ def test_dask_survives_a_killed_worker(source, expected, tmp_path):
 @pytest.mark.slow
 def test_dask_survives_killed_workers(source, expected, tmp_path):
     pytest.importorskip("distributed")
-    number = SLOW_DRILLS // 2
+    number = SLOW_DRILLS // 5
     hits = [
         kill_worker(source, tmp_path / str(i), expected, moment)
         for i, moment in enumerate(moments(1, len(expected), number))

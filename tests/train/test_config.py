@@ -10,7 +10,7 @@ from train import build
 from train.config import leaves, load_config, to_json
 from train.experiment import prepare_workdir
 from train.folder import RunFolder
-from train.forecast import load_run
+from train.forecast.restore import load_run
 from train.mesh import MeshShape, make_mesh, state_shardings
 
 

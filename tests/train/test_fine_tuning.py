@@ -10,7 +10,7 @@ from launch.cli import main
 from pipeline.errors import UserError
 from train import build, checkpoint
 from train.config import load_config, to_json
-from train.forecast import restore_model
+from train.forecast.restore import restore_model
 from train.metrics import read_metrics
 from train.step import initial_state
 
@@ -111,7 +111,7 @@ def test_published_weights_learn_a_planet(tmp_path, planet, toy):
             "data.eval_times": "2001-01-03T18/2001-01-05",
             "data.frames": 2,
             "train.batch": 1,
-            "train.eval_batches": 2,
+            "train.eval_batches": 3,
             "train.steps": steps,
             "train.eval_every": 6,
             "train.checkpoint_every": 3,
@@ -131,10 +131,11 @@ def test_published_weights_learn_a_planet(tmp_path, planet, toy):
     assert [x["step"] for x in lines if "loss" in x] == list(range(1, 8))
     before, after, _ = (x for x in lines if "eval_loss" in x)
     assert (before["step"], after["step"]) == (0, 6)
-    # From some states of this planet the toy blows up, before and after.
+    # From some states of this planet the toy blows up, and from others it is about to,
+    # which rule the loss of 6 h for more steps than these; not what lies beneath.
     assert 0.5 <= before["eval_finite"] <= after["eval_finite"]
-    assert after["eval_loss"] < before["eval_loss"]
-    assert after["eval_data_0h"] < 0.5 * before["eval_data_0h"]
+    assert after["eval_mse_data_0h"] < 0.5 * before["eval_mse_data_0h"]
+    assert after["eval_mse_model"] < before["eval_mse_model"]
 
 
 def test_rates_are_read_and_must_match_something(tiny_store, tiny_config):
