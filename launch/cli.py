@@ -5,6 +5,7 @@ preprocessing needs no JAX.
 """
 
 import argparse
+import dataclasses
 import importlib
 import json
 import os
@@ -181,11 +182,20 @@ def _forecast(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--init",
         required=True,
-        help="initial times: TIME, or START/STOP/STEP such as "
+        help="initial times: TIME, TIME,TIME,... or START/STOP/STEP such as "
         "2001-02-06/2001-02-12/12h; the data must hold them",
     )
-    parser.add_argument("--lead", type=int, default=24, help="hours (default 24)")
-    parser.add_argument("--output", required=True, help="Zarr store to make")
+    parser.add_argument(
+        "--lead", default="24h", help="how far: 72h, 10d or 2y (default 24h)"
+    )
+    parser.add_argument(
+        "--every", type=int, default=6, help="hours between outputs (default 6)"
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        help="Zarr store to make; the same command again goes on where it was ended",
+    )
     parser.add_argument(
         "--physics",
         choices=("learned", "none", "oracle"),
@@ -193,41 +203,118 @@ def _forecast(parser: argparse.ArgumentParser) -> None:
         help="the trained networks; the dynamical core alone; or, for the sample "
         "planet, its own hidden physics (default learned)",
     )
-    parser.add_argument("--store", help="other data than the run was trained on")
-
-
-def _run_forecast(args: argparse.Namespace) -> None:
-    from train.forecast import forecast
-
-    forecast(
-        workdir=args.workdir,
-        init=args.init,
-        lead_hours=args.lead,
-        output=args.output,
-        physics=args.physics,
-        store_path=args.store,
+    parser.add_argument(
+        "--store",
+        default="",
+        help="other data than the run's own: a store, or raw fields such as `podgcm "
+        "preprocess` takes, of which one is made at the initial times",
+    )
+    parser.add_argument(
+        "--members", type=int, default=1, help="of each initial time (default 1)"
+    )
+    parser.add_argument(
+        "--fields",
+        default="levels,drift",
+        help="what is written, separated by commas: levels, sigma, tendencies, drift, "
+        "surface_pressure, mean_sea_level_pressure, total_column_water_vapour, "
+        "wind_speed, vorticity, divergence, or any of their parts (default "
+        "levels,drift)",
+    )
+    parser.add_argument(
+        "--sea",
+        choices=("held", "dates", "climatology"),
+        default="held",
+        help="its temperature and ice: as at the initial time, of the dates, or the "
+        "mean of the data's years (default held)",
+    )
+    parser.add_argument(
+        "--mean",
+        choices=("month",),
+        default="",
+        help="keep means of calendar months in place of every output",
+    )
+    parser.add_argument(
+        "--mesh",
+        help="devices by axis, such as data=4,lat=2 (default: all along data)",
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=0,
+        help="initial times and members at once (default: mesh.data * mesh.ensemble)",
     )
 
 
+def _run_forecast(args: argparse.Namespace) -> None:
+    from launch.tpu.topology import parse_mesh
+    from model.partitioning import AXES
+    from train.forecast.request import Request
+    from train.forecast.run import forecast
+
+    names = {field.name for field in dataclasses.fields(Request)}
+    asked = {name: x for name, x in vars(args).items() if name in names}
+    asked["fields"] = tuple(args.fields.split(","))
+    mesh = parse_mesh(args.mesh, AXES) if args.mesh else None
+    forecast(Request(**asked), mesh, args.batch)
+
+
 def _evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    from pipeline.runners import DEFAULT_RUNNER
+
+    add = parser.add_argument
+    add(
         "--forecast",
         required=True,
         action="append",
         metavar="[LABEL=]PATH",
         help="a forecast; may be given several times, to compare",
     )
-    parser.add_argument("--truth", required=True, help="store of `podgcm preprocess`")
-    parser.add_argument(
-        "--output", required=True, help="folder for scores and pictures"
+    add("--truth", required=True, help="store of `podgcm preprocess`")
+    add("--output", required=True, help="folder for scores and pictures")
+    add(
+        "--grid",
+        help="points to compare at, such as 1.5 (degrees) or TL31, to which all is "
+        "regridded conservatively (default: the forecasts' own)",
     )
-    parser.add_argument("--json", action="store_true", help="print the scores as JSON")
+    add(
+        "--baseline",
+        metavar="LABEL",
+        help="what scorecards compare with: a forecast, persistence or climatology "
+        "(default: the first of several forecasts, or persistence)",
+    )
+    add(
+        "--dates",
+        default="",
+        metavar="TIME,...",
+        help="initial times whose maps are drawn (default: the first)",
+    )
+    add("--report", metavar="OUT.html", help="a page of all, in one file")
+    add("--workdir", help="a run's folder, whose learning curves the page shows")
+    add("--json", action="store_true", help="print the scores as JSON")
+    add(
+        "--runner",
+        default=DEFAULT_RUNNER,
+        help=f"Beam runner (default: {DEFAULT_RUNNER}, in this process); flags after a "
+        "lone -- go to Beam",
+    )
+    add("beam_options", nargs="*", metavar="-- BEAM_FLAGS", help="flags for Beam")
 
 
 def _run_evaluate(args: argparse.Namespace) -> None:
-    from train.evaluation import evaluate
+    from launch.report.evaluate import evaluate
 
-    scores, table = evaluate(args.forecast, args.truth, args.output)
+    scores, table = evaluate(
+        args.forecast,
+        args.truth,
+        args.output,
+        grid=args.grid,
+        baseline=args.baseline,
+        dates=[date for date in args.dates.split(",") if date],
+        report=args.report,
+        workdir=args.workdir,
+        runner=args.runner,
+        beam_flags=args.beam_options,
+    )
     print(json.dumps(scores) if args.json else table)
 
 

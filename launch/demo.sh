@@ -23,13 +23,14 @@ JAX_NUM_CPU_DEVICES=8 podgcm train --config=configs/demo.py \
 
 step "4/5 forecasts of held-out days: podgcm forecast"
 for physics in learned none oracle; do
-  [ -e "$OUT/forecast-$physics.zarr" ] || podgcm forecast --workdir="$OUT/run" \
+  podgcm forecast --workdir="$OUT/run" \
     --init=2001-02-03/2001-02-08/12h --lead=24 --physics=$physics \
     --output="$OUT/forecast-$physics.zarr"
 done
 
 step "5/5 scores and pictures: podgcm evaluate"
 podgcm evaluate --truth="$OUT/tl31" --output="$OUT/scores" \
+  --report="$OUT/report.html" --workdir="$OUT/run" \
   --forecast=silenced="$OUT/forecast-none.zarr" \
   --forecast=trained="$OUT/forecast-learned.zarr" \
   --forecast=oracle="$OUT/forecast-oracle.zarr"
@@ -41,6 +42,6 @@ Done in $SECONDS s. All of it is simulated data.
   training store  $OUT/tl31           (podgcm inspect $OUT/tl31)
   run             $OUT/run            (podgcm inspect $OUT/run; tensorboard --logdir $OUT/run)
   forecasts       $OUT/forecast-*.zarr
-  scores          $OUT/scores/scores.txt, scores.json
-  pictures        $OUT/scores/rmse.png, profiles.png, maps.png
+  scores          $OUT/scores/scores.txt, scores.csv, scores.json, pictures
+  all on a page   $OUT/report.html
 END

@@ -18,7 +18,6 @@ import contextlib
 import dataclasses
 import datetime
 import functools
-import importlib
 import json
 import re
 import sys
@@ -32,11 +31,12 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipeline import request as request_lib
 from pipeline.errors import UserError
 from pipeline.estimate import estimate, format_estimate
-from pipeline.files import Folder, one_line
+from pipeline.files import Folder
 from pipeline.plan import PLAN_FILE, Plan
 from pipeline.preflight import check_source
 from pipeline.progress import progress
 from pipeline.request import Request, make_plans, request_of
+from pipeline.runners import DEFAULT_RUNNER, finish_pipeline, make_options
 from pipeline.shards import (
     ShardReport,
     ShardStatistics,
@@ -57,13 +57,6 @@ from pipeline.writer import (
     marker_name,
 )
 
-DEFAULT_RUNNER = "FnApiRunner"
-# Beam's own DirectRunner first looks for a download (of Prism), and its list of short
-# names lacks Dask's.
-_RUNNERS = {
-    "DirectRunner": DEFAULT_RUNNER,
-    "DaskRunner": "apache_beam.runners.dask.dask_runner.DaskRunner",
-}
 _LISTED_FAILURES = 3
 
 
@@ -160,7 +153,7 @@ def _run(
     part: str | None,
     repair: bool,
 ) -> list[Target]:
-    options = _beam_options(runner, beam_options)
+    options = make_options(runner, beam_options)
     chosen, parts = _parse_part(part)
     targets = _targets(output, make_plans(request))
     for address, plan in targets:
@@ -198,7 +191,7 @@ def _run(
     _say("computing statistics")
     pipeline = beam.Pipeline(options=options)
     statistics_chain(pipeline, targets)
-    _finish_pipeline(pipeline)
+    finish_pipeline(pipeline)
     for address, plan in targets:
         folder = Folder(address)
         write_statistics(folder, plan, collect_moments(folder, plan))
@@ -239,52 +232,6 @@ def statistics_chain(
         | beam.Reshuffle()
         | beam.ParDo(ShardStatistics(targets))
     )
-
-
-def _finish_pipeline(pipeline: beam.Pipeline) -> None:
-    """Runs it, and waits.
-
-    Raises:
-      UserError: if Dask loses workers again and again, or cannot be reached.
-    """
-    try:
-        result = pipeline.run()
-        try:
-            result.wait_until_finish()
-        finally:
-            if client := getattr(result, "client", None):  # Dask's, and its cluster
-                client.close()
-    except Exception as error:
-        lost = isinstance(error, OSError) or type(error).__module__.startswith("distri")
-        if type(pipeline.runner).__name__ != "DaskRunner" or not lost:
-            raise
-        raise UserError(
-            f"Dask failed: {type(error).__name__}: {one_line(error)}; run the same "
-            "command again to go on"
-        ) from error
-
-
-def _beam_options(runner: str, flags: Sequence[str]) -> PipelineOptions:
-    if any(flag.startswith("--runner") for flag in flags):
-        raise UserError("give --runner before the lone --, not among Beam's flags")
-    flags = list(flags)
-    if runner == "DaskRunner":
-        try:
-            importlib.import_module("distributed")
-        except ImportError as error:
-            raise UserError(
-                "--runner=DaskRunner needs Dask: pip install 'podgcm[dask]'"
-            ) from error
-        # By default up to 128 items go to one worker, one after the other.
-        if not any(flag.startswith("--dask_") and "parti" in flag for flag in flags):
-            flags.append("--dask_partition_size=1")
-    try:
-        options = PipelineOptions(flags, runner=_RUNNERS.get(runner, runner))
-        beam.Pipeline(options=options)  # Looks at them.
-    except (ValueError, ImportError, AttributeError) as error:
-        message = one_line(error)
-        raise UserError(f"--runner={runner} cannot be used: {message}") from error
-    return options
 
 
 def _parse_part(part: str | None) -> tuple[int, int]:
@@ -357,7 +304,7 @@ def _write_all(
     with _shown_progress(targets, items):
         pipeline = beam.Pipeline(options=options)
         shards_chain(pipeline, targets, items, run_name)
-        _finish_pipeline(pipeline)
+        finish_pipeline(pipeline)
     reports = _take_reports(targets, run_name)
     if len(reports) < len(items):
         raise UserError(

@@ -16,13 +16,14 @@ from configs import planet
 from launch.benchmarks import make_folder
 from launch.benchmarks.hidden_physics import compare_with_planet
 from launch.benchmarks.initial_shock import compare_beginnings
+from launch.report.evaluate import evaluate
 from launch.sample import make_sample
 from pipeline.preprocess import preprocess
 from train import checkpoint
 from train.config import load_config
-from train.evaluation import evaluate
 from train.exit_codes import Failed
-from train.forecast import forecast
+from train.forecast.request import Request
+from train.forecast.run import forecast
 from train.ledger import attempts, summarize
 
 CURRICULUM = planet.__file__
@@ -60,11 +61,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     forecasts = {"silenced": ("curriculum", "none"), "oracle": ("curriculum", "oracle")}
     forecasts |= {name: (name, "learned") for name in runs}
     for name, (workdir, physics) in forecasts.items():
-        if not (folder / f"{name}.zarr").exists():
-            forecast(
-                *(str(folder / workdir), STARTS, LEAD, str(folder / f"{name}.zarr")),
-                physics,
+        forecast(
+            Request(
+                workdir=str(folder / workdir),
+                init=STARTS,
+                output=str(folder / f"{name}.zarr"),
+                lead=f"{LEAD}h",
+                physics=physics,
             )
+        )
     labels = [f"{name}={folder / name}.zarr" for name in forecasts]
     scores, table = evaluate(labels, store, str(folder / "scores"))
     print(table, file=sys.stderr)

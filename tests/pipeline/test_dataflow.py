@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import zarr
 
-from pipeline import preprocess
+from pipeline import preprocess, runners
 from pipeline.fields import create_fields
 from pipeline.request import Request, make_plans
 from pipeline.shards import work_items
@@ -87,7 +87,7 @@ def jobs(targets, items):
         raise AssertionError("the network was asked")
 
     def job(chain, *arguments):
-        options = preprocess._beam_options("DataflowRunner", [*FLAGS, *OFFLINE])
+        options = runners.make_options("DataflowRunner", [*FLAGS, *OFFLINE])
         pipeline = beam.Pipeline(options=options)
         chain(pipeline, targets, *arguments)
         return pipeline.run().job
@@ -172,7 +172,7 @@ def test_worker_pool(jobs):
 
 def test_missing_flags_are_told(targets):
     with pytest.raises(ValueError, match="cannot be used: .*temp_location") as info:
-        preprocess._beam_options("DataflowRunner", ["--project=project", "--no_auth"])
+        runners.make_options("DataflowRunner", ["--project=project", "--no_auth"])
     assert "\n" not in str(info.value)
 
 

@@ -1,0 +1,1 @@
+"""What came of forecasts, for people: pictures, tables and a page."""

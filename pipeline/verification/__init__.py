@@ -1,0 +1,1 @@
+"""Verification: forecasts against the truth, with WeatherBench's conventions."""
