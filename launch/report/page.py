@@ -106,14 +106,15 @@ def write_page(
     )
     names = ", ".join(f.label for f in made.forecasts)
     times = made.scores.times
-    days = made.scores.leads[-1] / 24
+    lead = made.scores.leads[-1]
+    days = f"{lead / 24:g} days" if lead % 24 == 0 and lead != 24 else f"{lead} hours"
     span = " to ".join(np.datetime_as_string(t, "h") for t in (times[0], times[-1]))
     page = (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Forecasts: {html.escape(names)}</title><style>{_STYLE}</style></head>"
         f"<body><header><h1>{html.escape(names)}</h1><p>{len(times)} initial times, "
-        f"{span}, up to {days:g} days</p></header>{simulated}<nav>{links}</nav>"
+        f"{span}, up to {days}</p></header>{simulated}<nav>{links}</nav>"
         f"<main>{body}</main></body></html>\n"
     )
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +125,8 @@ def write_page(
 
 def _facts(made: Verification) -> str:
     facts = {
-        "Truth": f"{made.truth.path} ({made.truth.attrs.get('source', '')})",
+        "Truth": f"{pathlib.PurePath(made.truth.path).name} "
+        f"({made.truth.attrs.get('source', '')})",
         "Compared at": f"points of {made.points}",
         "Climatology": made.normal,
         "Persistence": "the truth at the initial time",
