@@ -216,6 +216,22 @@ def _published(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _forecast(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workdir", required=True, help="of a run, such as the demo's")
+    parser.add_argument("--output", required=True, help="folder to make")
+    parser.add_argument(
+        "--first", default="2001-02-01", help="first initial time (default 2001-02-01)"
+    )
+    parser.add_argument(
+        "--times", type=int, default=20, help="initial times, 6 h apart (default 20)"
+    )
+    parser.add_argument("--days", type=int, default=10, help="of each (default 10)")
+    parser.add_argument("--batch", type=int, default=4, help="at once (default 4)")
+    parser.add_argument(
+        "--years", type=int, default=2, help="of a climate run (default 2; 0: none)"
+    )
+
+
 BENCHMARKS = {
     "baroclinic_wave": (
         "the baroclinic wave of Jablonowski and Williamson: pressure and pictures",
@@ -252,6 +268,10 @@ BENCHMARKS = {
     "ensemble": (
         "an ensemble trained by its CRPS on the sample planet: spread and skill",
         _ensemble,
+    ),
+    "forecast": (
+        "many forecasts: speed, a kill, memory of long ones, a climate run",
+        _forecast,
     ),
     "saves": (
         "how long an asynchronous checkpoint blocks, against one that is waited for",
