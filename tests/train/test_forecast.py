@@ -9,12 +9,16 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray
 
 from launch.cli import main
 from model import units
+from model.diagnostics import mean_sea_level_pressure
+from model.physics.columns import Columns
+from model.vertical.sigma import SigmaLevels
 from pipeline.errors import UserError
 from train import build
 from train.calibration import calibrate
@@ -282,9 +286,71 @@ def test_sea_of_the_dates(tiny_store, run, tmp_path):
     assert np.array_equal(held, sea.at(starts, 0)["sea_surface_temperature"])
     with pytest.raises(UserError, match="ends at 2001-01-04T18.*--sea=held"):
         forecast(Request(run, INIT, str(tmp_path / "x"), "10d", sea="dates"))
-    with pytest.raises(UserError, match="lacks 361 days of a year, such as 01-05"):
+    with pytest.raises(
+        UserError, match="lacks 361 of the 365 days of a year, such as 01-05"
+    ):
         Sea(tiny_store, "climatology")
     assert not (tmp_path / "x").exists()
+
+
+class Years:
+    """A store of a wave in time, every six hours of some years."""
+
+    path, step = "years", np.timedelta64(6, "h")
+
+    def __init__(self, first, last):
+        start, end = (np.datetime64(t, "ns") for t in (first, last))
+        self.times = np.arange(start, end, self.step.astype("timedelta64[ns]"))
+
+    def read_many(self, requests, folded):
+        (index, _), *_ = requests.values()
+        year = self.times[index].astype("datetime64[Y]")
+        day = (self.times[index] - year) / np.timedelta64(1, "D")
+        wave = 280 + 10 * np.sin(2 * np.pi * day / 365) + 2.0 * (year.astype(int) % 2)
+        return {
+            n: np.full((len(index), 2, 3, 4), 1.0) * wave[:, None, None, None]
+            for n in requests
+        }
+
+
+def test_sea_of_a_climatology():
+    """The mean of two years, through leap days and turns of the year."""
+    store = Years("2003-01-01", "2005-01-01")
+    sea = Sea(store, "climatology")
+    starts = np.array([100, 1000])
+    sea.check(starts, 24 * 3650)
+    days = np.arange(0, 800)
+    found = np.stack([sea.at(starts, 24 * int(day))["sea_ice_cover"] for day in days])
+    assert np.isfinite(found).all()
+    for row, start in enumerate(starts):
+        now = store.times[start] + days * np.timedelta64(1, "D")
+        day = (now - now.astype("datetime64[Y]")) / np.timedelta64(1, "D")
+        expected = 281 + 10 * np.sin(2 * np.pi * day / 365)
+        # A day is averaged, and leap years are a day longer.
+        np.testing.assert_allclose(found[:, row, 0, 0, 0], expected, atol=0.25)
+    with pytest.raises(UserError, match="lacks 1 of the 365 days"):
+        Sea(Years("2003-01-01", "2003-12-31"), "climatology")
+
+
+def test_pressure_at_sea_level():
+    """A column at rest with the standard lapse rate has that of its foot."""
+    sigma = SigmaLevels.equidistant(40)
+    height = np.array([0.0, 500.0, 1500.0, 3000.0])
+    gas, gravity, lapse = 287.05, 9.80616, 0.0065
+    foot = 280.0
+    pressure = 101325 * (1 - lapse * height / foot) ** (gravity / gas / lapse)
+    # Of the lowest layer, by hydrostatic balance with that lapse rate.
+    ground = foot - lapse * height
+    lowest = ground * sigma.centers[-1] ** (lapse * gas / gravity)
+    columns = Columns(
+        *[None] * 4,
+        temperature=jnp.asarray(lowest)[None, None, None],
+        log_surface_pressure=jnp.log(jnp.asarray(pressure) * units.PASCAL)[None, None],
+        tracers={},
+    )
+    geopotential = jnp.asarray(height * gravity * units.GEOPOTENTIAL)[None, None]
+    found = mean_sea_level_pressure(columns, geopotential, sigma)
+    np.testing.assert_allclose(found[0, 0], 101325, rtol=2e-4)
 
 
 @pytest.mark.drill
