@@ -286,9 +286,7 @@ def test_sea_of_the_dates(tiny_store, run, tmp_path):
     assert np.array_equal(held, sea.at(starts, 0)["sea_surface_temperature"])
     with pytest.raises(UserError, match="ends at 2001-01-04T18.*--sea=held"):
         forecast(Request(run, INIT, str(tmp_path / "x"), "10d", sea="dates"))
-    with pytest.raises(
-        UserError, match="lacks 361 of the 365 days of a year, such as 01-05"
-    ):
+    with pytest.raises(UserError, match="lacks 361 of the 365 days"):
         Sea(tiny_store, "climatology")
     assert not (tmp_path / "x").exists()
 

@@ -96,8 +96,9 @@ def _daily_means(store: Store) -> Fields:
     if missing.size:
         date = np.datetime64("2001-01-01") + missing[0]
         raise UserError(
-            f"--sea=climatology: {store.path} lacks {missing.size} of the 365 "
-            f"days of a year, such as {str(date)[5:]}: use --sea=held, or a store of a year or more"
+            f"--sea=climatology: {store.path} lacks {missing.size} of the 365 days of "
+            f"a year, such as {str(date)[5:]}: use --sea=held, or a store of a year or "
+            "more"
         )
     means: Fields = {}
     for number in range(_DAYS):
