@@ -74,7 +74,7 @@ loop() {
   local tries=$1 logs=$2 attempt=0 failures=0 child="" stopped="" signalled code again
   shift 2
   exec 9>lock
-  flock --nonblock 9 || return 0
+  flock --timeout 5 9 || return 0 # whoever looks whether it is locked locks it shortly
   echo $$ >loop
   export PATH="$folder/venv/bin:$PATH"
   if [ -d "$source_folder" ]; then cd "$source_folder"; fi
