@@ -214,6 +214,7 @@ def _published(parser: argparse.ArgumentParser) -> None:
         help="a published model for the 37 levels of ERA5 (default: the official "
         "package's toy)",
     )
+    parser.add_argument("--plot", metavar="OUT.png", help="maps of both at the end")
 
 
 def _forecast(parser: argparse.ArgumentParser) -> None:

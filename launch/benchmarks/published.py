@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jax_datetime
+import matplotlib
 import numpy as np
 import xarray
 from flax import nnx
@@ -33,6 +34,9 @@ from model.sphere.harmonics import SphericalHarmonics
 from pipeline.errors import UserError
 from train.calibration import with_scales
 from train.step import Params, merge_networks
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt  # noqa: E402
 
 LEADS = (1, 6, 24)  # h, of forecasts that are compared
 LEVELS = (100, 1000)  # hPa, between which they are
@@ -71,7 +75,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         ours = OurForecast(model, jax.tree.map(jnp.asarray, params), inputs)
         _log("compiling ours")
         ours.begin(official.encoder_noise, official.noise)
-        seconds, errors = _forecast(ours, official, args.hours)
+        seconds, errors, last = _forecast(ours, official, args.hours)
+    if args.plot:
+        _draw(spec, last, args.hours, args.plot)
     figures = {
         name: {
             "hour_s": statistics.median(seconds[name]),
@@ -116,12 +122,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _forecast(
     ours: "OurForecast", official: Any, hours: int
-) -> tuple[dict[str, list[float]], dict[str, dict[int, float]]]:
+) -> tuple[dict[str, list[float]], dict[str, dict[int, float]], dict[str, Fields]]:
     """Simulates and compares both.
 
     Returns:
-      Seconds of each hour, by whose; and errors by variable and lead in hours.
+      Seconds of each hour, by whose; errors by variable and lead in hours; and the
+      decoded fields after `hours`, by whose.
     """
+    last: dict[str, Fields] = {}
     start = official.decoded()
     seconds: dict[str, list[float]] = {"ours": [], "official": []}
     errors: dict[str, dict[int, float]] = {name: {} for name in LEVEL_VARIABLES}
@@ -133,13 +141,51 @@ def _forecast(
             f"hour {lead}: "
             + ", ".join(f"{name} {times[-1]:.2f} s" for name, times in seconds.items())
         )
-        if lead in LEADS and lead <= hours:
-            theirs = official.decoded()
-            for name, x in ours.decoded().items():
+        if lead == hours or lead in LEADS and lead < hours:
+            last = {"official": official.decoded(), "ours": ours.decoded()}
+            theirs = last["official"]
+            for name, x in last["ours"].items():
                 distance = _norm(x - theirs[name], ours.spec)
                 change = _norm(theirs[name] - start[name], ours.spec)
                 errors[name][lead] = distance / change
-    return seconds, errors
+    return seconds, errors, last
+
+
+def _draw(spec: ModelSpec, last: dict[str, Fields], hours: int, file: str) -> None:
+    """Maps of both forecasts, and of their difference, which has a scale of its own."""
+    shown = [
+        (name, level, unit)
+        for name, level, unit in (
+            ("temperature", 850.0, "K"),
+            ("geopotential", 500.0, "m2/s2"),
+            ("specific_humidity", 850.0, "kg/kg"),
+        )
+        if level in spec.levels
+    ]
+    x, y = spec.grid.longitude_degrees, spec.grid.latitude_degrees
+    figure, axes = plt.subplots(
+        *(len(shown), 3),
+        figsize=(15, 2.7 * len(shown)),
+        squeeze=False,
+        layout="constrained",
+    )
+    for row, (name, level, unit) in zip(axes, shown, strict=True):
+        k = spec.levels.index(level)
+        official, ours = (last[who][name][k] for who in ("official", "ours"))
+        largest = np.abs(ours - official).max()
+        limits = {"vmin": official.min(), "vmax": official.max(), "cmap": "viridis"}
+        difference = {"vmin": -largest, "vmax": largest, "cmap": "RdBu_r"}
+        for axis, title, field, style in [
+            (row[0], "official package", official, limits),
+            (row[1], "PodGCM", ours, limits),
+            (row[2], "difference", ours - official, difference),
+        ]:
+            image = axis.pcolormesh(x, y, field, shading="nearest", **style)
+            axis.set_title(f"{title}: {name} {level:g} hPa ({unit})", fontsize=9)
+            figure.colorbar(image, ax=axis)
+    figure.suptitle(f"{hours} h from a real ERA5 analysis, the same published weights")
+    figure.savefig(file, dpi=100)
+    plt.close(figure)
 
 
 @dataclasses.dataclass

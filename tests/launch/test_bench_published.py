@@ -40,10 +40,11 @@ def test_dinosaurs_order_of_coefficients(zero_sine):
 
 
 @pytest.mark.slow
-def test_an_hour_beside_the_official_package(capsys):
+def test_an_hour_beside_the_official_package(capsys, tmp_path):
     pytest.importorskip("neuralgcm", reason="needs the extra `judges`")
     with pytest.raises(SystemExit) as end:
-        cli.main(["bench", "published", "--hours=1", "--json"])
+        plot = f"--plot={tmp_path / 'maps.png'}"
+        cli.main(["bench", "published", "--hours=1", "--json", plot])
     out = capsys.readouterr().out
     assert end.value.code == 0 and out.count("\n") == 1
     figures = json.loads(out)
@@ -58,3 +59,4 @@ def test_an_hour_beside_the_official_package(capsys):
     assert set(figures["error"]) == set(LEVEL_VARIABLES)
     for errors in figures["error"].values():
         assert set(errors) == {"1"} and errors["1"] < 0.01
+    assert (tmp_path / "maps.png").stat().st_size > 10_000
