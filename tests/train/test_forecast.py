@@ -90,7 +90,7 @@ def whole(run, tmp_path_factory):
         *("wind_speed", "vorticity", "divergence"),
         *("mean_sea_level_pressure", "total_column_water_vapour"),
     )
-    request = Request(run, INIT, str(output), "18h", members=2, fields=fields)
+    request = Request(run, INIT, str(output), "36h", members=2, fields=fields)
     with jax.enable_x64(False):
         forecast(request, {"data": 1}, batch=2)
     return request, output
@@ -100,9 +100,10 @@ def test_what_it_holds(whole, tiny_store):
     request, output = whole
     found = opened(output)
     assert dict(found.temperature.sizes) == dict(
-        time=3, number=2, prediction_timedelta=4, level=8, latitude=16, longitude=32
+        time=3, number=2, prediction_timedelta=7, level=8, latitude=16, longitude=32
     )
     assert found.temperature_on_sigma.dims[3] == "sigma"
+    assert found.temperature.encoding["chunks"] == (1, 1, 4, 8, 16, 32)
     assert found.attrs["finished"] and found.attrs["checkpoint"] == 0
     assert not (output / "_progress").exists()
     for name, x in found.items():
@@ -196,7 +197,7 @@ def test_tendencies_are_those_of_the_model(whole, run, tiny_store):
 def test_equal_on_every_mesh(whole, tmp_path, mesh):
     request, output = whole
     other = tmp_path / "other.zarr"
-    forecast(Request(request.workdir, INIT, str(other), "18h", members=2), mesh)
+    forecast(Request(request.workdir, INIT, str(other), "36h", members=2), mesh)
     ours, theirs = opened(other), opened(output)
     for name in ours:
         scale = np.abs(theirs[name].values).max()
@@ -215,7 +216,7 @@ def test_killed_it_goes_on(whole, tmp_path):
     request, expected = whole
     output = tmp_path / "killed.zarr"
     command = [sys.executable, "-m", "launch.cli", "forecast"]
-    command += [f"--workdir={request.workdir}", f"--init={INIT}", "--lead=18h"]
+    command += [f"--workdir={request.workdir}", f"--init={INIT}", "--lead=36h"]
     command += ["--members=2", f"--output={output}", "--batch=2", "--mesh=data=1"]
     command += [f"--fields={','.join(request.fields)}"]
     env = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
@@ -229,7 +230,7 @@ def test_killed_it_goes_on(whole, tmp_path):
         process.wait()
         assert not opened(output).attrs["finished"]
         done = (output / f"_progress/{batch}.npz").read_bytes()
-    with pytest.raises(UserError, match="holds another forecast: lead is '18h'"):
+    with pytest.raises(UserError, match="holds another forecast: lead is '36h'"):
         forecast(Request(request.workdir, INIT, str(output), "12h", members=2))
     assert (output / f"_progress/{batch}.npz").read_bytes() == done
     said = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
@@ -257,7 +258,7 @@ def test_rows_that_blow_up_leave_the_others_alone(
 
     monkeypatch.setattr(Store, "read_many", poisoned)
     output = tmp_path / "poisoned.zarr"
-    forecast(Request(run, INIT, str(output), "18h", members=2), {"data": 1}, batch=3)
+    forecast(Request(run, INIT, str(output), "36h", members=2), {"data": 1}, batch=3)
     found, theirs = opened(output), opened(whole[1])
     assert found.finite.values[1].max() == 0 and found.finite.values[[0, 2]].min() == 1
     assert np.isnan(found.temperature.values[1]).all()
@@ -358,7 +359,7 @@ def test_several_processes_write_one_store(whole, tmp_path):
     output = tmp_path / "pod.zarr"
     command = [sys.executable, "-m", "launch.cli", "pod", "--processes=2"]
     command += ["--devices=2", "--restarts=0", "--", "forecast"]
-    command += [f"--workdir={request.workdir}", f"--init={INIT}", "--lead=18h"]
+    command += [f"--workdir={request.workdir}", f"--init={INIT}", "--lead=36h"]
     command += ["--members=2", f"--output={output}", "--mesh=data=2,lat=2"]
     subprocess.run(command, check=True, timeout=600)
     ours, theirs = opened(output), opened(expected)

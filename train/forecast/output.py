@@ -23,7 +23,8 @@ from pipeline.files import Folder, io_context
 from pipeline.zarr_v3 import array_files, coordinate_files, group_file
 from train.forecast.products import FIELDS, GLOBAL, LEVEL, SIGMA
 
-CHUNK_BYTES = 8_000_000
+_CHUNK_BYTES = 8_000_000
+_CHUNK_LEADS = 4  # at most: what a kill may cost
 _MONTHLY_CHUNK = 40  # leads, of which only means of the whole atmosphere are kept
 _PROGRESS = "_progress"
 FINITE, SAMPLES = "finite", "samples"
@@ -141,7 +142,8 @@ class Output:
         self._folder, self._axes, self._fields, self._note = folder, axes, fields, note
         levels = max(len(axes.spec.levels), axes.spec.sigma.layers)
         field_bytes = 4 * levels * axes.spec.grid.latitudes * axes.spec.grid.longitudes
-        most = _MONTHLY_CHUNK if axes.monthly else CHUNK_BYTES // field_bytes
+        most = min(_CHUNK_LEADS, _CHUNK_BYTES // field_bytes)
+        most = _MONTHLY_CHUNK if axes.monthly else most
         self.chunk = int(np.clip(most, 1, len(axes.leads)))
         self._arrays: dict[str, ts.TensorStore] = {}
 

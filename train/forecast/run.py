@@ -148,7 +148,8 @@ def _finish(output: Output, axes: Axes) -> bool:
     bad = np.argwhere(~finite.all(axis=-1))
     for time, member in bad:
         first = int(np.argmin(finite[time, member]))
-        since = f"{axes.leads[first] / 24:g} days"
+        lead = axes.leads[first]
+        since = f"{lead} h" if lead < 48 else f"day {lead / 24:g}"
         which = f" member {member}" if axes.members > 1 else ""
         start = np.datetime_as_string(axes.times[time], "h")
         say(f"NOT FINITE: {start}{which}, from {since} on: NaN in {output}")
@@ -185,6 +186,7 @@ class _Making:
         outputs = (
             lead
             for number, (some, known) in enumerate(zip(batches, saved, strict=True))
+            if known[0] < len(self.axes.leads)
             for lead in self._batch(number, some, rows, *known)
         )
         label = f"forecast ({self.request.physics}): outputs"
