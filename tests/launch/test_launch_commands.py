@@ -143,11 +143,11 @@ def test_dataflow_command_is_one_of_preprocess(printed):
     pytest.importorskip("apache_beam.runners.dataflow.internal.apiclient")
     from apache_beam.options.pipeline_options import GoogleCloudOptions, WorkerOptions
 
-    from pipeline import preprocess
+    from pipeline import runners
 
     offline = ["--dry_run=True", "--no_auth"]
     beam = shlex.split(line)[shlex.split(line).index("--") + 1 :]
-    options = preprocess._beam_options("DataflowRunner", [*beam, *offline])
+    options = runners.make_options("DataflowRunner", [*beam, *offline])
     cloud, workers = options.view_as(GoogleCloudOptions), options.view_as(WorkerOptions)
     assert cloud.temp_location == "gs://bucket/d/temp" and cloud.job_name == "era5"
     assert workers.sdk_container_image == IMAGE.removeprefix("--image=")
