@@ -1,4 +1,4 @@
-"""Plain Zarr stores of fields: the sample planet and forecasts are written to them.
+"""Plain Zarr stores of fields: the sample planet is written to one.
 
 Zarr format 2, as ARCO-ERA5 is, so that every reader opens them.
 """
@@ -13,13 +13,10 @@ import zarr
 
 from pipeline.variables import VARIABLES
 
-# One chunk is one time, or one lead of one initial time.
-_CHUNKED = ("time", "prediction_timedelta")
 _UNITS = {
     "level": "hPa",
     "latitude": "degrees_north",
     "longitude": "degrees_east",
-    "prediction_timedelta": "hours",
 }
 
 
@@ -34,7 +31,7 @@ def create_fields(
 
     Args:
       path: of the store.
-      coordinates: values by dimension; `time` as datetime64, leads in hours.
+      coordinates: values by dimension; `time` as datetime64.
       dimensions: of each field, by ERA5 name.
       attributes: of the store.
       note: attribute of every field.
@@ -62,7 +59,7 @@ def create_fields(
             shape=shape,
             dtype=np.float32,
             chunks=tuple(
-                1 if dim in _CHUNKED else size
+                1 if dim == "time" else size
                 for dim, size in zip(dims, shape, strict=True)
             ),
             compressors=numcodecs.Blosc("lz4", shuffle=numcodecs.Blosc.SHUFFLE),

@@ -216,7 +216,8 @@ class _Making:
                 if state is None:
                     state, fresh = self.programs.begin(self._frame(starts), tags)
                 else:
-                    later = self._sea(starts, leads[lead])
+                    held = self.sea.kind == "held"
+                    later = sea if held else self._sea(starts, leads[lead])
                     state, fresh = self.programs.advance(
                         state, sea, later, tags, int(leads[lead - 1])
                     )
