@@ -172,7 +172,6 @@ def probe_path(workdir: str) -> "epath.Path":
 
     path = open_path(workdir)
     if "://" not in workdir:
-        path = open_path(os.path.abspath(workdir))
         while not path.exists():
             path = path.parent
     return path / f"{PROBE}{uuid.uuid4().hex}"

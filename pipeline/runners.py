@@ -1,6 +1,7 @@
 """Which of Beam's runners does the work, and how it is waited for."""
 
 import importlib
+import os
 from collections.abc import Sequence
 
 import apache_beam as beam
@@ -62,8 +63,9 @@ def make_options(runner: str, flags: Sequence[str]) -> PipelineOptions:
             flags.append("--dask_partition_size=1")
     try:
         options = PipelineOptions(flags, runner=_RUNNERS.get(runner, runner))
-        beam.Pipeline(options=options)  # Looks at them.
+        pipeline = beam.Pipeline(options=options)  # Looks at them.
     except (ValueError, ImportError, AttributeError) as error:
         message = one_line(error)
         raise UserError(f"--runner={runner} cannot be used: {message}") from error
+    os.rmdir(pipeline.local_tempdir)  # which only a pipeline that runs removes
     return options

@@ -1,6 +1,6 @@
 """8 virtual CPU devices and float64 for every test.
 
-`--drills` adds those for continuous integration, `--slow` runs all there are.
+`--drills` adds those for continuous integration, `--slow` runs the slow ones alone.
 """
 
 import importlib.util
@@ -22,17 +22,23 @@ jax.config.update("jax_enable_x64", True)
 
 def pytest_addoption(parser):
     parser.addoption("--drills", action="store_true", help="run the drills too")
-    parser.addoption("--slow", action="store_true", help="run the slow tests too")
+    parser.addoption("--slow", action="store_true", help="run the slow tests alone")
 
 
 def pytest_collection_modifyitems(config, items):
-    slow = config.getoption("--slow")
-    run = {"slow": slow, "drill": slow or config.getoption("--drills")}
+    if config.getoption("--slow"):
+        config.hook.pytest_deselected(items=[x for x in items if not is_slow(x)])
+        items[:] = [x for x in items if is_slow(x)]
+        return
     for item in items:
-        for kind in run:
-            if kind in item.keywords and not run[kind]:
-                option = {"slow": "--slow", "drill": "--drills"}[kind]
-                item.add_marker(pytest.mark.skip(reason=f"{kind}: run with {option}"))
+        if is_slow(item):
+            item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+        elif "drill" in item.keywords and not config.getoption("--drills"):
+            item.add_marker(pytest.mark.skip(reason="drill: run with --drills"))
+
+
+def is_slow(item):
+    return "slow" in item.keywords
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,6 @@ class RunFolder:
             self._temporary = tempfile.TemporaryDirectory(prefix="podgcm-")
             self.local = pathlib.Path(self._temporary.name)
         else:
-            self.path = epath.Path(pathlib.Path(workdir).resolve())
             self.local = pathlib.Path(self.path)
         self._copied: dict[str, tuple[int, int]] = {}
 
@@ -77,13 +76,13 @@ def is_strange(folder: epath.Path) -> bool:
 
 
 def open_path(workdir: str) -> epath.Path:
-    """A path on a disk or in a bucket (gs://...).
+    """A path on a disk, absolute as Orbax wants it, or in a bucket (gs://...).
 
     Raises:
       UserError: if buckets of that kind cannot be reached.
     """
     if "://" not in workdir:
-        return epath.Path(workdir)
+        return epath.Path(pathlib.Path(workdir).resolve())
     try:
         import fsspec
         import gcsfs  # noqa: F401, which the path needs

@@ -23,8 +23,6 @@ from pipeline.verification.points import Points, region_weights
 
 PERSISTENCE, CLIMATOLOGY, TRUTH = "persistence", "climatology", "truth"
 BASELINES = (PERSISTENCE, CLIMATOLOGY)
-# J/kg/K, m/s2, J/kg, of model/units.py
-_HEAT, _GRAVITY, _LATENT = 1004.0, 9.80616, 2.501e6
 _BUDGET = (
     "temperature",
     "u_component_of_wind",
@@ -107,7 +105,8 @@ class ScoreChunk(beam.DoFn):
             columns.setdefault(self.label, {})[name] = one
         for label, fields in columns.items():
             if set(_BUDGET) <= set(fields):
-                budget = self._budget(fields)
+                parts = [fields[part] for part in _BUDGET]
+                budget = metrics.budgets(*parts, self.levels, self._weights)
                 found |= {f"{label}/budget/{key}": x for key, x in budget.items()}
         if "surface_pressure" in chunk:
             pressure = self._on_points(chunk["surface_pressure"].values[0], self.own)
@@ -134,22 +133,6 @@ class ScoreChunk(beam.DoFn):
         if isinstance(self.points, GaussianGrid):
             looks[f"{label}/{name}/spectrum"] = metrics.power_spectrum(x, self.points)
         return looks
-
-    def _budget(self, fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Global means of integrals over the pressure levels, [lead].
-
-        Energy in J m-2 and water in kg m-2, between the highest and the lowest level:
-        what is below the ground is counted too, the same in all forecasts.
-        """
-        t, u, v, z, q = (fields[name].astype(np.float64) for name in _BUDGET)
-        energy = _HEAT * t + 0.5 * (u**2 + v**2) + z + _LATENT * q
-        pressure = 100 * np.array(self.levels)
-
-        def integral(x: np.ndarray) -> np.ndarray:
-            means = metrics.region_mean(x, self._weights)[..., 0]
-            return np.trapezoid(means, pressure, axis=1) / _GRAVITY
-
-        return {"energy": integral(energy), "water": integral(q)}
 
     def _of_truth(self, fields: np.ndarray) -> np.ndarray:
         known = list(self.truth.levels)

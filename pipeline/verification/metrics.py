@@ -6,6 +6,7 @@ doi:10.1029/2023MS004019).
 """
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from model.sphere.grids import GaussianGrid
 
 Statistics = dict[str, np.ndarray]
 """By name [lead, level, region]; see each function."""
+
+_INTERNAL, _LATENT = 717.0, 2.501e6  # c_v of dry air, J/kg/K, and L, J/kg
+_GRAVITY = 9.80616  # m/s2
 
 
 def region_mean(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -89,6 +93,39 @@ def rank_histogram(
         [region_mean(ranks == rank, weights) for rank in range(len(members) + 1)],
         axis=-1,
     )
+
+
+def budgets(
+    temperature: np.ndarray,
+    u: np.ndarray,
+    v: np.ndarray,
+    geopotential: np.ndarray,
+    humidity: np.ndarray,
+    levels: Sequence[float],
+    weights: np.ndarray,
+) -> Statistics:
+    """Global `energy`, J m-2, and `water`, kg m-2, above a unit area, [lead].
+
+    Internal, kinetic, potential and latent energy, c_v T + (u2 + v2) / 2 + Phi + L q,
+    and the humidity q, integrated between the highest and the lowest pressure level:
+    what is below the ground is counted too, the same in all forecasts.
+
+    Args:
+      temperature, u, v, geopotential, humidity: SI, [lead, level, latitude, longitude].
+      levels: hPa.
+      weights: of regions, the globe the first.
+    """
+    t, u, v, z, q = (
+        x.astype(np.float64) for x in (temperature, u, v, geopotential, humidity)
+    )
+    energy = _INTERNAL * t + 0.5 * (u**2 + v**2) + z + _LATENT * q
+    pressure = 100 * np.array(levels)
+
+    def integral(x: np.ndarray) -> np.ndarray:
+        means = region_mean(x, weights)[..., 0]
+        return np.trapezoid(means, pressure, axis=1) / _GRAVITY
+
+    return {"energy": integral(energy), "water": integral(q)}
 
 
 @functools.lru_cache(maxsize=2)

@@ -196,8 +196,9 @@ def test_from_training_to_scores(config_file, tiny_store, tmp_path, told, capsys
     )
 
 
-def test_published_weights_become_a_run(tmp_path, toy, told, capsys):
-    output = tmp_path / "mini"
+def test_published_weights_become_a_run(tmp_path, toy, told, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    output = "mini"  # no whole path, as people write it
     command = ["import-neuralgcm", toy]
     command.append(f"--output={output}")
     assert run(*command) == 0

@@ -124,6 +124,27 @@ def test_power_spectrum():
     agree(constant[1:], 0)
 
 
+def test_budgets_of_an_isothermal_atmosphere():
+    grid = parse_grid("TL31")
+    levels = np.linspace(100.0, 1000.0, 91)
+    shape = (1, len(levels), *grid.shape)
+    height = np.broadcast_to(np.log(1000 / levels)[:, None, None], shape)
+    gas, temperature = 287.0, 250.0
+    found = metrics.budgets(
+        *(np.full(shape, x) for x in (temperature, 3.0, 4.0)),
+        gas * temperature * height,
+        np.full(shape, 0.01),
+        levels,
+        region_weights(grid),
+    )
+    mass = 90_000 / 9.80616
+    assert found["water"] == pytest.approx(0.01 * mass)
+    # The integral of R T ln(p0 / p) between p1 and p0 is R T (p0 - p1 - p1 ln(p0/p1)).
+    potential = gas * temperature * (9e4 - 1e4 * np.log(10)) / 9.80616
+    others = mass * (717.0 * temperature + 12.5 + 2.501e6 * 0.01)
+    assert found["energy"] == pytest.approx(others + potential, rel=1e-4)
+
+
 def test_points():
     grid = parse_points("1.5")
     assert grid.shape == (121, 240) and grid.latitude_weights.sum() == pytest.approx(2)
