@@ -329,7 +329,7 @@ def _bench(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_bench(args: argparse.Namespace) -> None:
-    if args.name == "dycore" and args.target == "tpu":
+    if getattr(args, "target", "cpu") == "tpu":
         from launch.tpu import topology
 
         topology.prepare()
@@ -537,9 +537,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_args(
         [*(a for a in own if not a.startswith("--config.")), *rest]
     )
-    if overrides and args.command not in ("train", "plan", "doctor", "inspect"):
+    takes_overrides = args.command in ("train", "plan", "doctor", "inspect") or (
+        args.command == "bench" and args.name == "train"
+    )
+    if overrides and not takes_overrides:
         parser.error(
-            "--config.* flags are for `podgcm train`, `plan`, `doctor` and `inspect`"
+            "--config.* flags are for `podgcm train`, `plan`, `doctor`, `inspect` and "
+            "`bench train`"
         )
     args.overrides = overrides
     return args

@@ -40,6 +40,7 @@ from model.physics.solar import solar_flux
 from model.sphere import legendre
 from model.sphere.grids import parse_grid
 from model.sphere.harmonics import SphericalHarmonics
+from model.sphere.waves import Waves
 from model.vertical.sigma import SigmaLevels
 from pipeline.errors import UserError
 from pipeline.fields import create_fields
@@ -68,20 +69,31 @@ FREEZING = 271.35  # K, of sea water
 
 def spectral_tables(
     latitude: np.ndarray, longitude: np.ndarray
-) -> tuple[jax.Array, jax.Array]:
-    """Legendre [m, l, latitude] and Fourier [2, m, longitude] tables of any points."""
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Tables of any points: P and H [m, l, latitude], Fourier [2, m, longitude]."""
     m = np.arange(GRID.truncation + 1)[:, None]
     angle = m * np.deg2rad(longitude)
     norm = np.where(m == 0, np.sqrt(0.5), 1.0) / np.sqrt(np.pi)
     fourier = np.stack([norm * np.cos(angle), norm * np.sin(angle)])
     table = legendre.associated_legendre(GRID.truncation, np.sin(np.deg2rad(latitude)))
-    return jnp.asarray(table, jnp.float32), jnp.asarray(fourier, jnp.float32)
+    both = (x[:, : GRID.truncation + 1] for x in (table, legendre.slopes(table)))
+    return tuple(jnp.asarray(x, jnp.float32) for x in (*both, fourier))
 
 
-def synthesise(tables: tuple[jax.Array, jax.Array], modal: jax.Array) -> jax.Array:
-    """Spectral coefficients at the points of `tables`: [..., latitude, longitude]."""
-    modal = modal[..., : GRID.truncation + 1, : GRID.truncation + 2]  # no padding
-    return jnp.einsum("mlj,cmi,...cml->...ji", *tables, modal, precision="highest")
+def synthesise(
+    tables: tuple[jax.Array, jax.Array, jax.Array], field: jax.Array | Waves
+) -> jax.Array:
+    """A spectral field at the points of `tables`: [..., latitude, longitude]."""
+    values, slopes, fourier = tables
+    waves = field if isinstance(field, Waves) else Waves(field)
+    n = GRID.truncation + 1  # without padding
+    return sum(
+        jnp.einsum(
+            "mlj,cmi,...cml->...ji", table, fourier, x[..., :n, :n], precision="highest"
+        )
+        for table, x in zip((values, slopes), waves, strict=True)
+        if x is not None
+    )
 
 
 @jax.tree_util.register_dataclass
@@ -256,7 +268,7 @@ def on_pressure_levels(
     sin_latitude = sin_latitude[:, None]
     cos = jnp.sqrt(1 - sin_latitude**2)
     cos_wind = equations.harmonics.cos_wind(state.vorticity, state.divergence)
-    u, v = to_nodal(jnp.stack(cos_wind))
+    u, v = map(to_nodal, cos_wind)
     temperature = to_nodal(state.temperature)
     temperature += equations.reference_temperature[:, None, None]
     tracers = {name: to_nodal(x) for name, x in state.tracers.items()}

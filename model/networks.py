@@ -32,7 +32,9 @@ class Orography(nnx.Module):
         """Spectral [2, own m, l] on the grid of the correction."""
         values = self.coefficients[...]
         modal = jnp.zeros(harmonics.modal_shape, values.dtype)
-        modal = modal.at[tuple(waves(harmonics.grid).T)].set(values)
+        # Without `top` there is no row l = n + 1.
+        places = tuple(waves(harmonics.grid).T)
+        modal = modal.at[places].set(values, mode="drop")
         own = modal.shape[1] // partitioning.size(LAT)
         start = partitioning.index(LAT) * own
         return jax.lax.dynamic_slice_in_dim(modal, start, own, axis=1)

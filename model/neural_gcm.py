@@ -143,9 +143,12 @@ class NeuralGCM:
           precision: of the transforms.
           shards: devices along `lat`.
         """
-        harmonics = SphericalHarmonics.create(spec.grid, dtype, precision, shards)
+        # Random fields and learned orography have a row l = n + 1; states have none.
+        harmonics = SphericalHarmonics.create(
+            spec.grid, dtype, precision, shards, top=True
+        )
         surface = units.to_model("geopotential", np.asarray(geopotential_at_surface))
-        orography = harmonics.analysis(jnp.asarray(surface, dtype), clip=False)
+        orography = harmonics.analysis(jnp.asarray(surface, dtype))
         nodal = jnp.asarray(fold(surface), dtype)
         slopes = with_derivatives(harmonics, nodal[None])
         equations = PrimitiveEquations.create(
@@ -156,6 +159,7 @@ class NeuralGCM:
             dtype,
             precision,
             shards,
+            top=spec.as_published,
         )
         equations = dataclasses.replace(
             equations,
@@ -262,7 +266,8 @@ class NeuralGCM:
             spectral[name] += correction * rows
         for f in self.spec.encoder_filters:
             factors = exponential_factors(
-                self.spec.grid, f.attenuation, f.order, f.cutoff
+                *(self.spec.grid, f.attenuation, f.order, f.cutoff),
+                rows=len(self.harmonics.total_wavenumber),
             )
             field = f.field.replace("log_surface_pressure", "surface")
             for name in spectral if f.field == "all" else [field]:

@@ -13,6 +13,7 @@ word "high" that means three passes on a TPU means TF32 on an NVIDIA GPU, so tha
 chosen for TPUs only.
 """
 
+import functools
 from typing import Literal
 
 import jax
@@ -46,3 +47,33 @@ def _halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """x as a sum of two bfloat16 numbers, its leading and its next eight bits."""
     leading = jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
     return leading, jax.lax.reduce_precision(x - leading, 8, 7)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def of_table(
+    subscripts: str, table: jax.Array, x: jax.Array, precision: Precision = "highest"
+) -> jax.Array:
+    """`einsum` of a table and an array, of which the array alone has a gradient.
+
+    That is the product of the same table with the subscripts exchanged; what JAX would
+    make of it has its dimensions in another order, and moving them about costs a CPU
+    more than the product.
+    """
+    return einsum(subscripts, table, x, precision)
+
+
+def _of_table_forward(
+    subscripts: str, table: jax.Array, x: jax.Array, precision: Precision
+) -> tuple[jax.Array, jax.Array]:
+    return einsum(subscripts, table, x, precision), table
+
+
+def _of_table_backward(
+    subscripts: str, precision: Precision, table: jax.Array, gradient: jax.Array
+) -> tuple[None, jax.Array]:
+    factors, result = subscripts.split("->")
+    of_table, of_x = factors.split(",")
+    return None, einsum(f"{of_table},{result}->{of_x}", table, gradient, precision)
+
+
+of_table.defvjp(_of_table_forward, _of_table_backward)

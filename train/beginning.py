@@ -79,7 +79,7 @@ def begin(
         order = max(order, saved.record["order"])
     else:
         state = jax.jit(programs.fresh_state, out_shardings=shardings)()
-        scales = _calibrated(experiment)
+        scales = calibrated(experiment)
         if config.init_from:
             first = _first_weights(config, shapes, spec)
             params, ema = (place(first.state["ema"], shardings.params) for _ in "12")
@@ -143,7 +143,7 @@ def _first_weights(
     return saved
 
 
-def _calibrated(experiment: Experiment) -> Scales:
+def calibrated(experiment: Experiment) -> Scales:
     """Scales from the data: of process 0, so that all have the same bits."""
     windows = experiment.windows[0]
     if processes.is_first():

@@ -111,6 +111,24 @@ def _dycore(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, help="such as configs/demo.py")
+    parser.add_argument(
+        "--target",
+        choices=("cpu", "tpu"),
+        default="cpu",
+        help="cpu: measured here, with the data of config.data.store (default); tpu: "
+        "modelled from the compiled program",
+    )
+    parser.add_argument(
+        "--steps", type=int, default=5, help="cpu: to take the mean of (default 5)"
+    )
+    parser.add_argument(
+        "--topology", default="v5p:2x2x1", help="tpu: a slice (default v5p:2x2x1)"
+    )
+    parser.add_argument("--mesh", help="tpu: as of `podgcm plan`")
+
+
 def _preprocess(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--grids",
@@ -245,6 +263,10 @@ BENCHMARKS = {
     "dycore": (
         "one step of the core, timed here or by the TPU compiler; dinosaur beside it",
         _dycore,
+    ),
+    "train": (
+        "a training step by part, here or by the TPU compiler",
+        _train,
     ),
     "preprocess": (
         "preprocessing of an ERA5-sized source; dinosaur in xarray-beam beside it",

@@ -62,7 +62,8 @@ def state_to_dinosaur(state: State, grid: GaussianGrid, in_pairs: bool) -> Any:
     n = grid.truncation
 
     def converted(x: jax.Array) -> jax.Array:
-        x = jnp.moveaxis(x[..., : n + 1, : n + 2], -3, -2)
+        x = jnp.moveaxis(x[..., : n + 1, : n + 1], -3, -2)
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 1)])
         x = x.reshape(*x.shape[:-3], 2 * (n + 1), n + 2)
         return x if in_pairs else jnp.delete(x, 1, axis=-2)
 

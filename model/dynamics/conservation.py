@@ -26,6 +26,7 @@ from model.dynamics.primitive_equations import (
 )
 from model.dynamics.state import State
 from model.partitioning import LAT, LEVEL
+from model.sphere.waves import Waves
 from model.vertical.layers import on_layers, sum_layers
 
 
@@ -75,11 +76,10 @@ def budget(equations: PrimitiveEquations, state: State) -> Budget:
     h = equations.harmonics
     whole, ground = h.gather((state, equations.orography))
     names = [n for n in (HUMIDITY, *CONDENSATES) if n in state.tracers]
-    spectral = [*h.cos_wind(whole.vorticity, whole.divergence), whole.temperature]
-    spectral += [whole.tracers[name] for name in names]
-    spectral.append(jnp.stack([whole.log_surface_pressure, ground]))
-    nodal = h.to_nodal(jnp.concatenate(spectral))
-    u, v, temperature, *water, surface = partitioning.split_planes(nodal, spectral)
+    fields = [*h.cos_wind(whole.vorticity, whole.divergence), Waves(whole.temperature)]
+    fields += [Waves(whole.tracers[name]) for name in names]
+    fields.append(Waves(jnp.stack([whole.log_surface_pressure, ground])))
+    u, v, temperature, *water, surface = h.all_to_nodal(fields)
     lnps, ground = surface
     sec2 = h.sec2_latitude
 

@@ -32,13 +32,18 @@ def filtered(step: Callable[[Y], Y], filters: Sequence[StepFilter[Y]]) -> Callab
 
 
 def exponential_factors(
-    grid: GaussianGrid, attenuation: float, order: int, cutoff: float = 0.0
+    grid: GaussianGrid,
+    attenuation: float,
+    order: int,
+    cutoff: float = 0.0,
+    rows: int | None = None,
 ) -> np.ndarray:
     """exp(-attenuation ((k - cutoff) / (1 - cutoff))^(2 order)) for k > cutoff, else 1.
 
-    k = l / (n + 1) is the relative total wavenumber; float64 [l].
+    k = l / (n + 1) is the relative total wavenumber. Float64 [l], of as many l as
+    spectral arrays have without `top`, or `rows`.
     """
-    k = total_wavenumbers(grid) / (grid.truncation + 1)
+    k = np.arange(rows or len(total_wavenumbers(grid))) / (grid.truncation + 1)
     excess = np.maximum(k - cutoff, 0) / (1 - cutoff)
     return np.exp(-attenuation * excess ** (2 * order))
 
@@ -50,9 +55,10 @@ def exponential_filter(
 
     `dt` and `tau` in the same units.
     """
-    factors = exponential_factors(grid, dt / tau, order, cutoff)
 
     def smooth(before: Y, after: Y) -> Y:
+        rows = jax.tree.leaves(after)[0].shape[-1]
+        factors = exponential_factors(grid, dt / tau, order, cutoff, rows)
         return jax.tree.map(lambda x: x * jnp.asarray(factors, x.dtype), after)
 
     return smooth

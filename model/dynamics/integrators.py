@@ -57,12 +57,14 @@ def imex_step(
       ValueError: if a stage of the tableau has no implicit part of its own.
     """
     stages = len(tableau.explicit)
+    # [stage, later stage, counted from this one]
     explicit_weights, implicit_weights = np.zeros((2, stages, stages))
     for i, (row, implicit_row) in enumerate(
         zip(tableau.explicit, tableau.implicit, strict=True)
     ):
-        explicit_weights[i, : i + 1] = row
-        implicit_weights[i, : i + 1] = implicit_row[:-1]
+        for j in range(i + 1):
+            explicit_weights[j, i - j] = row[j]
+            implicit_weights[j, i - j] = implicit_row[j]
     own_weights = np.array([row[-1] for row in tableau.implicit])
     if not own_weights.all():
         raise ValueError("a stage of the tableau has no implicit part of its own")
@@ -71,44 +73,35 @@ def imex_step(
         dtype = jnp.finfo(jax.tree.leaves(y0)[0].dtype).dtype
 
         def stage(carry, inputs):
-            y, slope, explicit, implicit = carry
-            i, of_explicit, of_implicit, own = inputs
+            y, slope, known = carry
+            of_explicit, of_implicit, own = inputs
+            explicit = equation.explicit(y)
 
-            def record(slopes, slope):
-                return jax.tree.map(lambda all_, x: all_.at[i].set(x), slopes, slope)
+            def added(j: int) -> Y:
+                """What this stage's slopes add to a later stage, to what was known."""
+                return jax.tree.map(
+                    lambda k, f, g: (
+                        k
+                        + dt * of_explicit[j] * f
+                        + (0.0 if g is None else dt * of_implicit[j] * g)
+                    ),
+                    *(known[j], explicit, slope),
+                )
 
-            explicit = record(explicit, equation.explicit(y))
-            implicit = record(implicit, slope)
-            known = jax.tree.map(
-                lambda y, f, g: (
-                    y + dt * (_weighted(of_explicit, f) + _weighted(of_implicit, g))
-                ),
-                *(y0, explicit, implicit),
-            )
-            y = equation.implicit_solve(known, dt * own)
+            now, *later = (added(j) for j in range(stages))
+            y = equation.implicit_solve(now, dt * own)
             # The equation that was solved tells implicit(y), which need not be
             # evaluated (and exchanged between devices) again.
             slope = jax.tree.map(
                 lambda y, k, g: None if g is None else (y - k) / (dt * own),
-                *(y, known, slope),
+                *(y, now, slope),
             )
-            return (y, slope, explicit, implicit), None
-
-        def empty(x: jax.Array) -> jax.Array:
-            return jnp.stack([jnp.zeros_like(x)] * stages)
+            return (y, slope, (*later, known[-1])), None
 
         weights = (explicit_weights, implicit_weights, own_weights)
-        inputs = (jnp.arange(stages), *(jnp.asarray(w, dtype) for w in weights))
-        slope = equation.implicit(y0)
-        start = (y0, slope, *(jax.tree.map(empty, x) for x in (y0, slope)))
+        inputs = tuple(jnp.asarray(w, dtype) for w in weights)
+        start = (y0, equation.implicit(y0), (y0,) * stages)
         (y, *_), _ = jax.lax.scan(stage, start, inputs)
         return y
 
     return step
-
-
-def _weighted(weights: jax.Array, slopes: jax.Array | None) -> jax.Array | float:
-    """Sum over stages, written out: cheaper than a product with so few rows."""
-    if slopes is None:
-        return 0.0
-    return sum(weights[j] * slopes[j] for j in range(slopes.shape[0]))

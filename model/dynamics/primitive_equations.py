@@ -27,6 +27,7 @@ from model.partitioning import LEVEL, MODAL_SURFACE
 from model.precision import Precision
 from model.sphere.grids import GaussianGrid
 from model.sphere.harmonics import SphericalHarmonics
+from model.sphere.waves import Curl, Flux, Waves
 from model.vertical.layers import (
     Layers,
     PlaneSums,
@@ -105,6 +106,7 @@ class PrimitiveEquations:
         dtype: jnp.dtype = jnp.float32,
         precision: Precision | None = None,
         shards: int = 1,
+        top: bool = False,
     ) -> "PrimitiveEquations":
         """Builds the tables in float64 and casts them once to `dtype`.
 
@@ -116,6 +118,7 @@ class PrimitiveEquations:
           dtype: of all arithmetic.
           precision: of the transforms (see `SphericalHarmonics.create`).
           shards: devices along `lat`.
+          top: see `SphericalHarmonics`.
 
         Raises:
           ValueError: if the reference profile has another length than `sigma`, or is
@@ -127,7 +130,7 @@ class PrimitiveEquations:
                 f"reference temperature has shape {reference.shape}, "
                 f"but there are {sigma.layers} layers"
             )
-        harmonics = SphericalHarmonics.create(grid, dtype, precision, shards)
+        harmonics = SphericalHarmonics.create(grid, dtype, precision, shards, top)
         heating = units.KAPPA * reference[:, None] * sigma.omega_matrix
         heating = heating - sigma.advection_matrix(reference)
         gravity_waves = units.GAS_CONSTANT * (
@@ -184,32 +187,24 @@ class PrimitiveEquations:
         whole = h.gather(state)
         aliased = HUMIDITY in state.tracers and not h.grid.resolves_products
         lnps = whole.log_surface_pressure[None]
-        spectral = [whole.vorticity, whole.divergence, whole.temperature]
-        spectral += h.cos_wind(whole.vorticity, whole.divergence)
-        spectral += whole.tracers.values()
-        spectral += h.cos_gradient(lnps)
+        fields = [Waves(whole.vorticity), Waves(whole.divergence)]
+        fields += [Waves(whole.temperature)]
+        fields += h.cos_wind(whole.vorticity, whole.divergence)
+        fields += [Waves(x) for x in whole.tracers.values()]
+        fields += h.cos_gradient(lnps)
         if aliased:
-            spectral += [h.laplacian(lnps), *h.cos_gradient(whole.tracers[HUMIDITY])]
+            vapour = whole.tracers[HUMIDITY]
+            fields += [Waves(h.laplacian(lnps)), *h.cos_gradient(vapour)]
         products = functools.partial(self._products, list(state.tracers))
-        f_u, f_v, energy, *modal, lnps = h.at_points(
-            products, self._point_matrices(), spectral
+        vorticity, divergence, energy, temperature, *tracers, lnps = h.at_points(
+            products, self._point_matrices(), fields
         )
-        vorticity = h.curl(f_u, f_v)
-        divergence = h.divergence(f_u, f_v) - h.laplacian(energy)
-        if aliased:
-            divergence += modal[0]
-            vorticity += modal[1]
-            modal = modal[2:]
-        scalars = {
-            name: modal[3 * i] - h.divergence(*modal[3 * i + 1 : 3 * i + 3])
-            for i, name in enumerate(["temperature", *state.tracers])
-        }
         tendency = State(
             vorticity=vorticity,
-            divergence=divergence,
-            temperature=scalars.pop("temperature"),
+            divergence=divergence - h.laplacian(energy),
+            temperature=temperature,
             log_surface_pressure=lnps[0],
-            tracers=scalars,
+            tracers=dict(zip(state.tracers, tracers, strict=True)),
         )
         tendency = h.scatter(jax.tree.map(h.clip, tendency))
         ground = h.clip(h.laplacian(self.orography))
@@ -244,7 +239,7 @@ class PrimitiveEquations:
         sin_latitude: jax.Array,
         matrices: dict[str, jax.Array],
         fields: list[jax.Array],
-    ) -> list[jax.Array]:
+    ) -> list[Flux | Curl]:
         """The products of the explicit part, of own latitudes' fields [plane, ...].
 
         Args:
@@ -254,9 +249,9 @@ class PrimitiveEquations:
           fields: as `explicit` puts them together.
 
         Returns:
-          Force (east, north) over cos(latitude), energy, on aliased grids divergence
-          and curl of the vapour's force, of temperature and each tracer the source and
-          the flux (east, north) over cos(latitude), and the tendency of ln(ps).
+          What is transformed to the tendencies of vorticity, of divergence but for the
+          energy, the energy, and what is transformed to the tendencies of temperature,
+          tracers and ln(ps).
         """
         layers = self.layers
         zeta, div, temp, u, v, *others = fields
@@ -312,7 +307,7 @@ class PrimitiveEquations:
             buoyancy = times(matrices["geopotential"], virtual_temp)
             energy += units.GAS_CONSTANT * (buoyancy + of_moist[0].below)
 
-        products = [force_u * sec2, force_v * sec2, energy]
+        curl_of_vapour = divergence_of_vapour = None
         if of_aliased:
             # The force - R (Rv / R - 1) Tref q grad(ln ps), by the product rule: of
             # products that the grid does not resolve derivatives are not the same.
@@ -320,12 +315,19 @@ class PrimitiveEquations:
             vapour = units.GAS_CONSTANT * (units.VAPOUR_GAS_RATIO - 1) * tref
             q_dot_p = sec2 * (q_lon * p_lon + q_lat * p_lat)
             p_cross_q = sec2 * (p_lon * q_lat - p_lat * q_lon)
-            products += [-vapour * (q * lnps_laplacian + q_dot_p), vapour * p_cross_q]
+            divergence_of_vapour = -vapour * (q * lnps_laplacian + q_dot_p)
+            curl_of_vapour = vapour * p_cross_q
+        force_u, force_v = force_u * sec2, force_v * sec2
+        products = [
+            Curl(curl_of_vapour, force_u, force_v),
+            Flux(divergence_of_vapour, force_u, force_v),
+            Flux(energy),
+        ]
         advected = {"temperature": temp, **tracers}
         for (name, x), vertical in zip(advected.items(), advection, strict=True):
             source = x * div + vertical + (heating if name == "temperature" else 0.0)
-            products += [source, u * x * sec2, v * x * sec2]
-        return [*products, -slow.total[None]]
+            products.append(Flux(source, -u * x * sec2, -v * x * sec2))
+        return [*products, Flux(-slow.total[None])]
 
     def _with_others(
         self, matrix: jax.Array, product: jax.Array, sums: PlaneSums

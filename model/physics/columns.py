@@ -21,6 +21,7 @@ from model import partitioning
 from model.dynamics.state import State
 from model.spec import DERIVATIVES
 from model.sphere.harmonics import SphericalHarmonics
+from model.sphere.waves import Curl, Flux, Waves
 from model.vertical.layers import on_layers
 
 
@@ -130,9 +131,8 @@ def to_columns(
     # Planes of the surface are equal on all devices along `level`.
     of_surface = [n for n in fields if "surface" in n or n == "noise"]
     of_layers = [n for n in fields if n not in of_surface]
-    nodal = dict(
-        zip(fields, harmonics.all_to_nodal(list(fields.values())), strict=True)
-    )
+    nodal = harmonics.all_to_nodal([Waves(x) for x in fields.values()])
+    nodal = dict(zip(fields, nodal, strict=True))
     sec = jnp.sqrt(harmonics.sec2_latitude)
     for name in nodal:
         nodal[name] *= sec ** _secants(name)
@@ -155,7 +155,8 @@ def _spectral_fields(
     harmonics: SphericalHarmonics, state: State
 ) -> dict[str, jax.Array]:
     """Fields by name, [level or 1, 2, m, l]; the wind times cos(latitude)."""
-    u, v = map(harmonics.clip, harmonics.cos_wind(state.vorticity, state.divergence))
+    wind = harmonics.cos_wind(state.vorticity, state.divergence)
+    u, v = map(harmonics.values_of, wind)
     return {
         "u": u,
         "v": v,
@@ -173,15 +174,13 @@ def _derivatives(
     """Derivatives of spectral fields by name; the first ones times cos(latitude)."""
     derivatives = {}
     for name, x in fields.items():
+        # As published: what lies beyond the grid's waves is cut off a gradient, and
+        # left in the Laplacian.
+        gradient = map(harmonics.values_of, harmonics.cos_gradient(x))
         for suffix, y in zip(
-            DERIVATIVES,
-            (*harmonics.cos_gradient(x), harmonics.laplacian(x)),
-            strict=True,
+            DERIVATIVES, (*gradient, harmonics.laplacian(x)), strict=True
         ):
-            # As published: what lies beyond the grid's waves is cut off a gradient,
-            # which would be wrong there, and left in the Laplacian.
-            is_gradient = suffix != "del2"
-            derivatives[f"{name}_{suffix}"] = harmonics.clip(y) if is_gradient else y
+            derivatives[f"{name}_{suffix}"] = y
     return derivatives
 
 
@@ -253,13 +252,14 @@ def columns_to_spectral(
     columns = jnp.stack([u, v, *scalars.values()])
     u, v, *others = jnp.unstack(partitioning.levels_from_columns(columns))
     sec = jnp.sqrt(harmonics.sec2_latitude)
-    fields = [u * sec, v * sec, *others]
+    u, v = u * sec, v * sec
+    fluxes = [Curl(None, u, v), Flux(None, u, v), *map(Flux, others)]
     if surface is not None:
-        fields.append(partitioning.all_longitudes(surface)[None])
-    u, v, *others = harmonics.all_to_modal(fields)
+        fluxes.append(Flux(partitioning.all_longitudes(surface)[None]))
+    vorticity, divergence, *others = harmonics.all_to_modal(fluxes)
     spectral = {
-        "vorticity": harmonics.curl(u, v),
-        "divergence": harmonics.divergence(u, v),
+        "vorticity": vorticity,
+        "divergence": divergence,
         **dict(zip(scalars, others, strict=False)),
     }
     if surface is not None:
@@ -277,5 +277,5 @@ def planes_to_spectral(
     """
     missing = -len(planes) % partitioning.size(partitioning.LEVEL)
     planes = jnp.pad(planes, [(0, missing), (0, 0), (0, 0), (0, 0)])
-    modal = harmonics.to_modal(partitioning.levels_from_columns(planes), clip)
-    return harmonics.scatter(modal)
+    modal = harmonics.to_modal(partitioning.levels_from_columns(planes))
+    return harmonics.scatter(harmonics.clip(modal) if clip else modal)

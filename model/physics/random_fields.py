@@ -97,7 +97,7 @@ class RandomFields:
         """
         dtype = harmonics.dtype
         l = jnp.asarray(harmonics.total_wavenumber, dtype)  # noqa: E741
-        exists = l <= harmonics.grid.truncation + 1
+        exists = l <= harmonics.grid.truncation + harmonics.top
         shape = jnp.exp(-(self.length[:, None] ** 2) / 4 * l * (l + 1)) * exists
         variance = jnp.sum((2 * l + 1) * shape**2, axis=1, keepdims=True) / (4 * jnp.pi)
         return (shape / jnp.sqrt(variance))[:, None, None, :].astype(dtype)
@@ -113,7 +113,9 @@ class RandomFields:
         )
         part, m, l = np.indices((parts, n + 1, n + 2))  # noqa: E741
         eta = eta * ((l >= m) & ((part == 0) | (m > 0)))
-        eta = jnp.pad(eta, [(0, 0), (0, 0), (0, all_m - n - 1), (0, all_l - n - 2)])
+        rows = n + 1 + harmonics.top
+        missing = [(0, all_m - n - 1), (0, all_l - rows)]
+        eta = jnp.pad(eta[..., :rows], [(0, 0), (0, 0), *missing])
         own = all_m // partitioning.size(LAT)
         start = partitioning.index(LAT) * own
         return jax.lax.dynamic_slice_in_dim(eta, start, own, axis=-2)

@@ -41,7 +41,7 @@ class GaussianGrid:
       ValueError: if the points cannot hold the truncation (analysis would not
         invert synthesis), or the number of latitudes is odd (they come in mirror
         pairs, `fold`), or that of longitudes is not divisible by four (they come in
-        quarter circles, `model.sphere.transforms`).
+        quarter circles, `model.sphere.quarter_circle`).
     """
 
     truncation: int

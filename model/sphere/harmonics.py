@@ -1,16 +1,14 @@
 """Spherical harmonic transforms and the differential operators of the sphere.
 
 Spectral ("modal") arrays have shape [..., 2, m, l]: cosine and sine part, zonal
-wavenumber 0..n and total wavenumber 0..n+1, orthonormal on the unit sphere, for a
-grid of truncation n. The row l = n+1 exists because derivatives in latitude couple
-l with l +- 1: it is filled inside a calculation and zero in every state. m and l may
-be followed by padding, which is zero always: both to an even number, for their parity
-is that of a harmonic's symmetries, and m to a multiple of the devices over which it is
-split.
+wavenumber 0..n and total wavenumber 0..n, orthonormal on the unit sphere, for a
+grid of truncation n. m and l may be followed by padding, which is zero always: both to
+an even number, for their parity is that of a harmonic's symmetries, and m to a multiple
+of the devices over which it is split. (With `top`, as in published models, l goes to
+n+1.)
 
 Grid-point ("nodal") arrays have shape [..., 2, latitude, longitude]: hemispheres with
-their latitudes in mirror pairs (`grids.fold`). A pair shares its Legendre functions,
-P(-mu) = (-1)^(l+m) P(mu), so that half of the products suffice.
+their latitudes in mirror pairs (`grids.fold`).
 
 The sphere has radius 1 (`model.units`). Formulas: any text on spectral models, e.g.
 Durran, Numerical Methods for Fluid Dynamics, section 6.4.
@@ -31,12 +29,9 @@ from model.partitioning import LAT
 from model.precision import Precision, transform_precision
 from model.sphere import legendre
 from model.sphere.grids import GaussianGrid, fold
-from model.sphere.transforms import (
-    Matrices,
-    QuarterCircle,
-    WholeCircle,
-    point_weights,
-)
+from model.sphere.quarter_circle import QuarterCircle
+from model.sphere.waves import Curl, Flux, Matrices, Waves, point_weights
+from model.sphere.whole_circle import WholeCircle
 
 T = TypeVar("T")
 
@@ -46,9 +41,10 @@ T = TypeVar("T")
 LARGEST_GATHER = 2
 
 
-def total_wavenumbers(grid: GaussianGrid) -> np.ndarray:
-    """l of spectral arrays, [l]: 0 to n + 1, and one more if their number is odd."""
-    return np.arange(grid.truncation + 2 + grid.truncation % 2)
+def total_wavenumbers(grid: GaussianGrid, top: bool = False) -> np.ndarray:
+    """l of spectral arrays, [l]: 0 to n (or n + 1), and one more for an even number."""
+    rows = grid.truncation + 1 + top
+    return np.arange(rows + rows % 2)
 
 
 def zonal_wavenumbers(grid: GaussianGrid, shards: int) -> int:
@@ -66,12 +62,11 @@ def zonal_wavenumbers(grid: GaussianGrid, shards: int) -> int:
     data_fields=[
         "transform",
         "zonal",
-        "eps_up",
-        "eps_down",
+        "eps",
         "sin_latitude",
         "weights",
     ],
-    meta_fields=["grid", "shards"],
+    meta_fields=["grid", "shards", "top"],
 )
 @dataclasses.dataclass(frozen=True)
 class SphericalHarmonics:
@@ -89,22 +84,23 @@ class SphericalHarmonics:
     Attributes:
       transform: between waves and points.
       zonal: m, [m, 1].
-      eps_up, eps_down: recurrence coefficients eps[l + 1] and eps[l], [m, l].
+      eps: eps[l] and eps[l + 1] of `legendre.recurrence_coefficients`, [2, m, l].
       sin_latitude: [2, latitude, 1].
       weights: quadrature weights of a grid point [latitude, 1]; they sum to 4 pi over
         all points of the sphere.
       grid: points and truncation.
       shards: devices over which m and latitudes are split.
+      top: whether spectral arrays have a row l = n + 1.
     """
 
     transform: WholeCircle | QuarterCircle
     zonal: jax.Array
-    eps_up: jax.Array
-    eps_down: jax.Array
+    eps: jax.Array
     sin_latitude: jax.Array
     weights: jax.Array
     grid: GaussianGrid
     shards: int
+    top: bool = False
 
     @classmethod
     def create(
@@ -113,6 +109,7 @@ class SphericalHarmonics:
         dtype: jnp.dtype = jnp.float32,
         precision: Precision | None = None,
         shards: int = 1,
+        top: bool = False,
     ) -> "SphericalHarmonics":
         """Builds the tables in float64 and casts them once to `dtype`.
 
@@ -121,17 +118,17 @@ class SphericalHarmonics:
           dtype: of all arithmetic.
           precision: of the transforms; default the policy of `model.precision`.
           shards: devices along `lat`; the number of latitude pairs must divide.
+          top: see there.
         """
         precision = precision or transform_precision()
-        n = grid.truncation
-        l = total_wavenumbers(grid)  # noqa: E741
+        l = total_wavenumbers(grid, top)  # noqa: E741
         m = np.arange(zonal_wavenumbers(grid, shards))[:, None]
+        known = legendre.recurrence_coefficients(grid.truncation)
         eps = np.zeros((len(m), len(l) + 1))
-        eps[: n + 1, : n + 2] = legendre.recurrence_coefficients(n)[:, : n + 2]
+        eps[: len(known), : known.shape[1]] = known[:, : eps.shape[1]]
         tables = dict(
             zonal=m,
-            eps_up=eps[:, 1:],  # 0 in the last row: nothing lies above
-            eps_down=eps[:, :-1],
+            eps=np.stack([eps[:, :-1], eps[:, 1:]]),
             sin_latitude=fold(grid.sin_latitude[:, None]),
             weights=point_weights(grid)[:, None],
         )
@@ -140,9 +137,12 @@ class SphericalHarmonics:
         transform = QuarterCircle if precision == "highest" else WholeCircle
         shape, transposes = (len(m), len(l)), shards > LARGEST_GATHER
         return cls(
-            transform=transform.create(grid, shape, dtype, precision, transposes),
+            transform=transform.create(
+                *(grid, shape, dtype, precision, shards, transposes, top)
+            ),
             grid=grid,
             shards=shards,
+            top=top,
             **tables,
         )
 
@@ -161,7 +161,7 @@ class SphericalHarmonics:
     @property
     def total_wavenumber(self) -> np.ndarray:
         """l, [l]."""
-        return total_wavenumbers(self.grid)
+        return total_wavenumbers(self.grid, self.top)
 
     @property
     def laplacian_eigenvalues(self) -> np.ndarray:
@@ -209,8 +209,7 @@ class SphericalHarmonics:
             self,
             transform=self.transform.layout(),
             zonal=by_m,
-            eps_up=by_m,
-            eps_down=by_m,
+            eps=P(None, *by_m),
             sin_latitude=P(None, LAT),
             weights=P(LAT) if self.gathers else P(),
         )
@@ -244,7 +243,7 @@ class SphericalHarmonics:
 
         A tree of arrays [..., m, l], split over as many devices. Each device's own m
         are exchanged unless they are the same. Without `clip` the other's row l = n + 1
-        is filled if this grid has such waves.
+        (`top`) is filled if this grid has such waves.
         """
         n = other.grid.truncation + (not clip)
         l = min(self.grid.truncation, n) + 1  # noqa: E741
@@ -270,36 +269,43 @@ class SphericalHarmonics:
 
     # ---- transforms
 
-    def to_nodal(self, modal: jax.Array) -> jax.Array:
-        """[..., 2, m, l] -> [..., 2, latitude, longitude], own latitudes."""
-        lead = modal.shape[:-3]
-        (nodal,) = self.all_to_nodal([modal.reshape(-1, *modal.shape[-3:])])
+    def to_nodal(self, field: jax.Array | Waves) -> jax.Array:
+        """Own latitudes of a field, or of sums of its values and slopes.
+
+        Of arrays [..., 2, m, l] -> [..., 2, latitude, longitude].
+        """
+        waves = field if isinstance(field, Waves) else Waves(field)
+        lead = jax.tree.leaves(waves)[0].shape[:-3]
+        (nodal,) = self.all_to_nodal(
+            [jax.tree.map(lambda x: x.reshape(-1, *x.shape[-3:]), waves)]
+        )
         return nodal.reshape(*lead, *nodal.shape[1:])
 
-    def to_modal(self, nodal: jax.Array, clip: bool = True) -> jax.Array:
+    def to_modal(self, field: jax.Array | Flux | Curl) -> jax.Array:
         """[..., 2, latitude, longitude] -> [..., 2, m, l], by Gauss quadrature.
 
         This device's part of the sum over latitudes, to be completed by `scatter`.
-        Without `clip` the row l = n+1 keeps what a derivative of the result needs.
         """
-        lead = nodal.shape[:-3]
-        (modal,) = self.all_to_modal([nodal.reshape(-1, *nodal.shape[-3:])])
-        modal = modal.reshape(*lead, *modal.shape[1:])
-        return self.clip(modal) if clip else modal
+        flux = Flux(field) if isinstance(field, jax.Array) else field
+        lead = jax.tree.leaves(flux)[0].shape[:-3]
+        (modal,) = self.all_to_modal(
+            [jax.tree.map(lambda x: x.reshape(-1, *x.shape[-3:]), flux)]
+        )
+        return modal.reshape(*lead, *modal.shape[1:])
 
-    def all_to_nodal(self, fields: list[jax.Array]) -> list[jax.Array]:
-        """`to_nodal` of fields [plane, 2, m, l], as is fastest."""
+    def all_to_nodal(self, fields: list[Waves]) -> list[jax.Array]:
+        """`to_nodal` of fields of arrays [plane, 2, m, l], as is fastest."""
         return self.transform.to_nodal(fields)
 
-    def all_to_modal(self, fields: list[jax.Array]) -> list[jax.Array]:
-        """`to_modal` of fields [plane, 2, latitude, longitude], without `clip`."""
-        return self.transform.to_modal(fields)
+    def all_to_modal(self, fluxes: list[Flux | Curl]) -> list[jax.Array]:
+        """`to_modal` of arrays [plane, 2, latitude, longitude]."""
+        return self.transform.to_modal(fluxes)
 
     def at_points(
         self,
-        function: Callable[[jax.Array, Matrices, list[jax.Array]], list[jax.Array]],
+        function: Callable[[jax.Array, Matrices, list[jax.Array]], list[Flux | Curl]],
         matrices: Matrices,
-        fields: list[jax.Array],
+        fields: list[Waves],
     ) -> list[jax.Array]:
         """Products of fields, formed where they are cheapest.
 
@@ -308,58 +314,63 @@ class SphericalHarmonics:
             all fields, on own latitudes, to products of the same shape. It may assume
             nothing about the axes of points.
           matrices: by which the function multiplies planes, [k, plane], by name.
-          fields: spectral, each [plane, 2, m, l].
+          fields: of arrays [plane, 2, m, l].
 
         Returns:
-          The products as `to_modal` makes them, without `clip`.
+          The products as `to_modal` makes them.
         """
-        products = self.transform.at_points(
+        fluxes = self.transform.at_points(
             function, self.sin_latitude, matrices, self.transform.to_points(fields)
         )
-        return self.transform.from_points(products)
+        return self.transform.from_points(fluxes)
 
-    def synthesis(self, modal: jax.Array) -> jax.Array:
+    def synthesis(self, field: jax.Array | Waves) -> jax.Array:
         """[..., 2, m, l] -> [..., latitude, longitude], on one device.
 
         Latitudes from south to north.
         """
-        south, north = jnp.unstack(self.to_nodal(modal), axis=-3)
+        south, north = jnp.unstack(self.to_nodal(field), axis=-3)
         return jnp.concatenate([south, jnp.flip(north, axis=-2)], axis=-2)
 
-    def analysis(self, nodal: jax.Array, clip: bool = True) -> jax.Array:
+    def analysis(self, field: jax.Array | Flux | Curl) -> jax.Array:
         """[..., latitude, longitude] -> [..., 2, m, l], on one device.
 
-        Latitudes from south to north. Without `clip` the row l = n+1 keeps what a
-        derivative of the result needs.
+        Latitudes from south to north.
         """
-        south, north = jnp.split(nodal, 2, axis=-2)
-        folded = jnp.stack([south, jnp.flip(north, axis=-2)], axis=-3)
-        return self.to_modal(folded, clip)
+
+        def folded(nodal: jax.Array) -> jax.Array:
+            south, north = jnp.split(nodal, 2, axis=-2)
+            return jnp.stack([south, jnp.flip(north, axis=-2)], axis=-3)
+
+        return self.to_modal(jax.tree.map(folded, field))
 
     def clip(self, modal: jax.Array) -> jax.Array:
-        """Sets the rows beyond l = n to zero."""
+        """Sets the row l = n + 1 to zero, where there is one (`top`)."""
+        if not self.top:
+            return modal
         return modal * np.asarray(self.total_wavenumber <= self.grid.truncation)
 
-    # ---- derivatives, in spectral space
+    # ---- derivatives
+
+    def values_of(self, field: Waves) -> jax.Array:
+        """A field's own coefficients, without what slopes have beyond l = n.
+
+        By the recurrence
+        cos(lat) dP_l/dlat = (l + 1) eps_l P_(l-1) - l eps_(l+1) P_(l+1).
+        """
+        values = 0.0 if field.values is None else field.values
+        if field.slopes is not None:
+            x, l = field.slopes, jnp.asarray(self.total_wavenumber, self.dtype)  # noqa: E741
+            ends = [(0, 0)] * (x.ndim - 1)
+            above = jnp.pad(x[..., 1:], [*ends, (0, 1)])
+            below = jnp.pad(x[..., :-1], [*ends, (1, 0)])
+            values += (l + 2) * self.eps[1] * above - (l - 1) * self.eps[0] * below
+        return values * np.asarray(self.total_wavenumber <= self.grid.truncation)
 
     def d_dlon(self, x: jax.Array) -> jax.Array:
-        """Derivative in longitude."""
+        """Derivative in longitude, spectral."""
         cosine, sine = jnp.unstack(x, axis=-3)
         return jnp.stack([self.zonal * sine, -self.zonal * cosine], axis=-3)
-
-    def cos_d_dlat(self, x: jax.Array) -> jax.Array:
-        """cos(lat) d/dlat."""
-        l = jnp.asarray(self.total_wavenumber, x.dtype)  # noqa: E741
-        return (l + 2) * self.eps_up * _from_above(x) - (
-            (l - 1) * self.eps_down * _from_below(x)
-        )
-
-    def sec_d_dlat_cos2(self, x: jax.Array) -> jax.Array:
-        """1/cos(lat) d/dlat (cos^2(lat) x)."""
-        l = jnp.asarray(self.total_wavenumber, x.dtype)  # noqa: E741
-        return l * self.eps_up * _from_above(x) - (
-            (l + 1) * self.eps_down * _from_below(x)
-        )
 
     def laplacian(self, x: jax.Array) -> jax.Array:
         return x * jnp.asarray(self.laplacian_eigenvalues, x.dtype)
@@ -372,27 +383,17 @@ class SphericalHarmonics:
 
     # ---- vectors
 
-    def cos_gradient(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """cos(lat) times the gradient (east, north), spectral."""
-        return self.d_dlon(x), self.cos_d_dlat(x)
+    def cos_gradient(self, x: jax.Array) -> tuple[Waves, Waves]:
+        """cos(lat) times the gradient (east, north) of a spectral field."""
+        return Waves(self.d_dlon(x)), Waves(slopes=x)
 
     def cos_wind(
         self, vorticity: jax.Array, divergence: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """cos(lat) times the wind (u, v), spectral, by Helmholtz decomposition."""
+    ) -> tuple[Waves, Waves]:
+        """cos(lat) times the wind (u, v), by Helmholtz decomposition."""
         psi = self.inverse_laplacian(vorticity)
         chi = self.inverse_laplacian(divergence)
-        u = self.d_dlon(chi) - self.cos_d_dlat(psi)
-        v = self.cos_d_dlat(chi) + self.d_dlon(psi)
-        return u, v
-
-    def divergence(self, u_sec: jax.Array, v_sec: jax.Array) -> jax.Array:
-        """Divergence of a vector given by unclipped analyses of (u, v) / cos(lat)."""
-        return self.d_dlon(u_sec) + self.sec_d_dlat_cos2(v_sec)
-
-    def curl(self, u_sec: jax.Array, v_sec: jax.Array) -> jax.Array:
-        """Curl of a vector given by unclipped analyses of (u, v) / cos(lat)."""
-        return self.d_dlon(v_sec) - self.sec_d_dlat_cos2(u_sec)
+        return Waves(self.d_dlon(chi), -psi), Waves(self.d_dlon(psi), chi)
 
     def wind(
         self, vorticity: jax.Array, divergence: jax.Array
@@ -401,8 +402,8 @@ class SphericalHarmonics:
 
         [..., 2, m, l] -> [..., latitude, longitude], south to north.
         """
-        cos_wind = self.synthesis(jnp.stack(self.cos_wind(vorticity, divergence)))
-        return tuple(jnp.unstack(cos_wind * self._sec_from_south))
+        u, v = map(self.synthesis, self.cos_wind(vorticity, divergence))
+        return u * self._sec_from_south, v * self._sec_from_south
 
     def vorticity_divergence(
         self, u: jax.Array, v: jax.Array
@@ -411,24 +412,13 @@ class SphericalHarmonics:
 
         [..., latitude, longitude], south to north, -> [..., 2, m, l].
         """
-        sec_wind = jnp.stack([u, v]) * self._sec_from_south
-        u_sec, v_sec = jnp.unstack(self.analysis(sec_wind, clip=False))
+        u_sec, v_sec = u * self._sec_from_south, v * self._sec_from_south
         return (
-            self.clip(self.curl(u_sec, v_sec)),
-            self.clip(self.divergence(u_sec, v_sec)),
+            self.analysis(Curl(None, u_sec, v_sec)),
+            self.analysis(Flux(None, u_sec, v_sec)),
         )
 
     @property
     def _sec_from_south(self) -> np.ndarray:
         sec = 1 / np.sqrt(1 - self.grid.sin_latitude**2)
         return sec[:, None].astype(self.dtype)
-
-
-def _from_above(x: jax.Array) -> jax.Array:
-    """x[l + 1] at l."""
-    return jnp.pad(x[..., 1:], [(0, 0)] * (x.ndim - 1) + [(0, 1)])
-
-
-def _from_below(x: jax.Array) -> jax.Array:
-    """x[l - 1] at l."""
-    return jnp.pad(x[..., :-1], [(0, 0)] * (x.ndim - 1) + [(1, 0)])

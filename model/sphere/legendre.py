@@ -34,3 +34,17 @@ def associated_legendre(truncation: int, sin_latitude: np.ndarray) -> np.ndarray
             below = eps[m, l - 1] * table[m, l - 2] if l > m + 1 else 0.0
             table[m, l] = (mu * table[m, l - 1] - below) / eps[m, l]
     return table
+
+
+def slopes(table: np.ndarray) -> np.ndarray:
+    """cos(latitude) dP/dlatitude of a table of `associated_legendre`, its shape.
+
+    (l + 1) eps_l P_(l-1) - l eps_(l+1) P_(l+1); the last l lacks what lies beyond.
+    """
+    rows = table.shape[1]
+    eps = recurrence_coefficients(len(table) - 1)
+    l = np.arange(rows)[:, None]  # noqa: E741
+    zero = np.zeros_like(table[:, :1])
+    below = np.concatenate([zero, table[:, :-1]], axis=1)
+    above = np.concatenate([table[:, 1:], zero], axis=1)
+    return (l + 1) * eps[:, :rows, None] * below - l * eps[:, 1:, None] * above

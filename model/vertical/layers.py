@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from model import partitioning
 from model.partitioning import LEVEL
+from model.precision import of_table
 from model.vertical.sigma import SigmaLevels
 
 _OWN = ("thickness", "alpha", "alpha_above")
@@ -107,10 +108,25 @@ class Layers:
         results = []
         planes = zip(fields, planes_above, planes_below, strict=True)
         for x, plane_above, plane_below in planes:
-            x_above = jnp.concatenate([plane_above[None], x[:-1]])
-            x_below = jnp.concatenate([x[1:], plane_below[None]])
+            x_above, x_below = _shifted(x, plane_above, 1), _shifted(x, plane_below, -1)
             results.append(above * (x_above - x) + below * (x - x_below))
         return results
+
+
+def _shifted(x: jax.Array, plane: jax.Array, step: int) -> jax.Array:
+    """Each layer in the place of the next one below (1) or above (-1).
+
+    And the `plane` of a neighbour where there is no other. (Padded: slices that are put
+    together a TPU's compiler would write and read once more.)
+    """
+    none, rest = (0, 0, 0), len(x) - 1
+    others = [none] * (x.ndim - 1)
+    zero = jnp.zeros((), x.dtype)
+    y = jax.lax.pad(x, zero, [(step, -step, 0), *others])
+    if partitioning.size(LEVEL) > 1:
+        place = (0, rest, 0) if step > 0 else (rest, 0, 0)
+        y += jax.lax.pad(plane[None], zero, [place, *others])
+    return y
 
 
 def on_layers(table: jax.Array, x: jax.Array) -> jax.Array:
@@ -132,7 +148,7 @@ def sums_below(x: jax.Array) -> jax.Array:
 def times(matrix: jax.Array | np.ndarray, x: jax.Array) -> jax.Array:
     """[k, level] times [level, ...]."""
     matrix = jnp.asarray(matrix, x.dtype)
-    return jnp.einsum("kj,j...->k...", matrix, x, precision="highest")
+    return of_table("kj,j...->k...", matrix, x)
 
 
 class PlaneSums(NamedTuple):

@@ -30,9 +30,10 @@ def dinosaur_coordinates(grid: GaussianGrid, layers: int):
 
 
 def modal_to_dinosaur(x, grid):
-    """[..., 2, m, l] -> [..., 0 +1 -1 +2 -2 .., l], without padding."""
+    """[..., 2, m, l] -> [..., 0 +1 -1 +2 -2 .., l], with l to n + 1."""
     n = grid.truncation
     x = np.asarray(x)[..., : n + 1, : n + 2]
+    x = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, n + 2 - x.shape[-1])])
     rows = [x[..., 0, :1, :]]
     for m in range(1, x.shape[-2]):
         rows += [x[..., 0, m : m + 1, :], x[..., 1, m : m + 1, :]]

@@ -48,6 +48,9 @@ def assert_close(ours: State, theirs, tolerance=1e-9):
         leaf = ours
         for key in path:
             leaf = leaf[key.key] if hasattr(key, "key") else getattr(leaf, key.name)
+        if leaf is not None:  # whatever rows it has beyond l = n are zero in both
+            leaf = np.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, 2)])
+            leaf = leaf[..., : expected.shape[-1]]
         error = np.linalg.norm((0.0 if leaf is None else leaf) - expected)
         assert error <= tolerance * np.linalg.norm(expected), jax.tree_util.keystr(path)
         worst = max(worst, error / max(np.linalg.norm(expected), 1e-300))
@@ -57,10 +60,10 @@ def assert_close(ours: State, theirs, tolerance=1e-9):
 @pytest.mark.parametrize("grid_name", ["T21", "TL31", "31@96x48"])
 def test_transforms(grid_name):
     grid = parse_grid(grid_name)
-    harmonics = SphericalHarmonics.create(grid, jnp.float64)
+    harmonics = SphericalHarmonics.create(grid, jnp.float64, top=True)
     theirs = judges.dinosaur_grid(grid)
     nodal = np.random.default_rng(0).standard_normal((3, *grid.shape))
-    ours = harmonics.analysis(jnp.asarray(nodal), clip=False)
+    ours = harmonics.analysis(jnp.asarray(nodal))
     modal = judges.modal_from_dinosaur(theirs.to_modal(np.swapaxes(nodal, -1, -2)))
     np.testing.assert_allclose(ours, modal, atol=1e-12)
     back = np.swapaxes(theirs.to_nodal(judges.modal_to_dinosaur(ours, grid)), -1, -2)

@@ -9,7 +9,9 @@ import scipy.special
 
 from model.sphere.grids import latitude_edges, parse_grid
 from model.sphere.harmonics import SphericalHarmonics
-from model.sphere.transforms import QuarterCircle, WholeCircle
+from model.sphere.quarter_circle import QuarterCircle
+from model.sphere.waves import Curl, Flux, Waves
+from model.sphere.whole_circle import WholeCircle
 
 GRIDS = ["T21", "TL31", "31@96x48", "T42", "TL63", "T85", "TL127"]
 
@@ -43,9 +45,25 @@ def test_analysis_inverts_synthesis_at_tl255():
     assert np.abs(harmonics.analysis(harmonics.synthesis(x)) - x).max() < 1e-12
 
 
-def test_analysis_clips_the_extra_wavenumber(harmonics):
-    nodal = jnp.asarray(np.random.default_rng(1).standard_normal(harmonics.grid.shape))
-    assert np.all(harmonics.analysis(nodal)[..., -1] == 0)
+def test_padding_stays_zero(harmonics):
+    values = np.random.default_rng(1).standard_normal((3, *harmonics.grid.shape))
+    modal = harmonics.analysis(Flux(*jnp.asarray(values)))
+    assert np.all(modal[..., harmonics.grid.truncation + 1 :] == 0)
+
+
+def test_the_top_row_of_published_models():
+    """l = n + 1 is analysed and cut off, and slopes of it are those within l = n."""
+    grid = parse_grid("31@96x48")
+    plain = SphericalHarmonics.create(grid, jnp.float64)
+    top = SphericalHarmonics.create(grid, jnp.float64, top=True)
+    nodal = jnp.asarray(np.random.default_rng(1).standard_normal(grid.shape))
+    modal = top.analysis(nodal)
+    assert top.modal_shape[-1] >= 33 and norm(modal[..., 32]) > 0
+    assert norm(top.clip(modal)[..., :32] - plain.analysis(nodal)) < 1e-12 * norm(modal)
+    within = top.values_of(Waves(slopes=modal))
+    assert np.all(within[..., 32:] == 0)
+    slopes = plain.analysis(top.synthesis(Waves(slopes=modal)))
+    assert norm(within[..., :32] - slopes) < 1e-12 * norm(slopes)
 
 
 @pytest.mark.parametrize("l, m", [(0, 0), (1, 0), (1, 1), (5, 3), (20, 20), (21, 2)])
@@ -80,24 +98,36 @@ def test_whole_and_quarter_circles_give_the_same(harmonics):
     shape = harmonics.modal_shape[1:]
     other = dataclasses.replace(
         harmonics,
-        transform=WholeCircle.create(
-            harmonics.grid, shape, jnp.float64, "highest", transposes=False
-        ),
+        transform=WholeCircle.create(harmonics.grid, shape, jnp.float64, "highest"),
     )
     assert isinstance(harmonics.transform, QuarterCircle)
-    x = random_modal(harmonics, 2)
-    nodal = harmonics.to_nodal(x)
-    assert norm(other.to_nodal(x) - nodal) < 1e-13 * norm(nodal)
-    assert norm(other.to_modal(nodal) - x) < 1e-12 * norm(x)
+    x, y = random_modal(harmonics, 2), random_modal(harmonics, 2, seed=1)
+    for waves in (Waves(x), Waves(slopes=x), Waves(x, y)):
+        nodal = harmonics.to_nodal(waves)
+        assert norm(other.to_nodal(waves) - nodal) < 1e-13 * norm(nodal)
+    for flux in (
+        Flux(nodal),
+        Flux(None, nodal, nodal**2),
+        Flux(nodal, nodal**2, nodal),
+    ):
+        modal = harmonics.to_modal(flux)
+        assert norm(other.to_modal(flux) - modal) < 1e-12 * norm(modal)
 
     def products(sin_latitude, matrices, fields):
         (a,) = fields
         mixed = jnp.einsum("kj,j...->k...", matrices["mixing"], a)
-        return [a * mixed * sin_latitude, a[:1] / (2 + sin_latitude)]
+        product = a * mixed * sin_latitude
+        flux = a[:1], product[:1]
+        return [
+            Flux(product),
+            Flux(a[:1] / (2 + sin_latitude), *flux),
+            Curl(None, *flux),
+        ]
 
     mixing = {"mixing": jnp.asarray([[0.5, 2.0], [-1.0, 0.25]])}
     pairs = zip(
-        *(h.at_points(products, mixing, [x]) for h in (harmonics, other)), strict=True
+        *(h.at_points(products, mixing, [Waves(x)]) for h in (harmonics, other)),
+        strict=True,
     )
     assert all(norm(a - b) < 1e-12 * norm(b) for a, b in pairs)
 
@@ -115,9 +145,12 @@ def test_derivatives_of_a_known_field(harmonics):
 
 def test_divergence_of_gradient_is_laplacian(harmonics):
     x = random_modal(harmonics)
-    gradient = harmonics.to_nodal(jnp.stack(harmonics.cos_gradient(x)))
-    east, north = harmonics.to_modal(gradient * harmonics.sec2_latitude, clip=False)
-    divergence, laplacian = harmonics.divergence(east, north), harmonics.laplacian(x)
+    gradient = map(harmonics.to_nodal, harmonics.cos_gradient(x))
+    east, north = (component * harmonics.sec2_latitude for component in gradient)
+    divergence, laplacian = (
+        harmonics.to_modal(Flux(None, east, north)),
+        harmonics.laplacian(x),
+    )
     n = harmonics.grid.truncation  # on linear grids the top row is not exact
     error = norm((divergence - laplacian)[..., :n])
     assert error < 1e-10 * norm(laplacian)

@@ -1,0 +1,285 @@
+"""Sums over a quarter circle of one hemisphere, which eight places share.
+
+For machines that multiply matrices not much faster than they do all else. An eighth of
+the products is formed, in an order in which none needs a transposition: about half the
+time of fast Fourier transforms, which need fields to be moved.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+
+from model import partitioning
+from model.partitioning import LAT
+from model.precision import Precision, einsum, of_table
+from model.sphere.grids import GaussianGrid
+from model.sphere.waves import (
+    Curl,
+    Fields,
+    Flux,
+    Matrices,
+    Waves,
+    circle_waves,
+    ends,
+    legendre_tables,
+    point_weights,
+)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["synthesis", "analysis", "fourier", "zonal", "turn"],
+    meta_fields=["precision", "transposes"],
+)
+@dataclasses.dataclass(frozen=True)
+class QuarterCircle:
+    """Sums over a quarter circle of one hemisphere, which eight places share.
+
+    P(-mu) = (-1)^(l+m) P(mu), and H the same but for a sign; the longitudes x, -x,
+    x + pi and pi - x have the same cosines and sines but for signs.
+
+    Points have the shape [place, longitude, plane, latitude]: places by hemisphere,
+    half of the circle, and side of the half. Waves lie in between as
+    [2, parity of l, parity of m, m // 2, plane, l // 2 or latitude], so that every sum
+    is one product of matrices for each of the leading indices.
+
+    The middles of a circle's cells lie symmetrically to their quarters, the points
+    themselves do not: fields are turned by half a cell on the way.
+
+    Attributes:
+      synthesis: P and H of the northern hemisphere, [2, parity, parity of m, m // 2,
+        l // 2, latitude]. The parity is that of l for P, and the other one for H, so
+        that with that of m it tells whether they are even or odd about the equator.
+      analysis: the same times the weights of latitudes, the last two exchanged.
+      fourier: cosines and sines, orthonormal on the circle, [2, parity of m,
+        longitude, m // 2].
+      zonal: all m, [parity of m, m // 2, 1, 1].
+      turn: cosines and sines of m times half a cell, [2, m, 1].
+      precision: of the products.
+      transposes: whether fields are exchanged over `lat` between the two sums.
+    """
+
+    synthesis: jax.Array
+    analysis: jax.Array
+    fourier: jax.Array
+    zonal: jax.Array
+    turn: jax.Array
+    precision: Precision
+    transposes: bool
+
+    @classmethod
+    def create(
+        cls,
+        grid: GaussianGrid,
+        shape: tuple[int, int],
+        dtype: jnp.dtype,
+        precision: Precision,
+        shards: int = 1,
+        transposes: bool = False,
+        top: bool = False,
+    ) -> "QuarterCircle":
+        """Tables for spectral arrays of so many m and l, both even numbers."""
+        m = np.arange(shape[0])
+        half_cell = np.pi / grid.longitudes
+        middles = (2 * np.arange(grid.longitudes // 4) + 1) * half_cell
+        waves = circle_waves(shape[0], middles).reshape(2, -1, 2, len(middles))
+        # [2, m // 2, parity of m, l // 2, parity of l, latitude]
+        polynomials = legendre_tables(grid, *shape, top)
+        polynomials = polynomials.reshape(
+            2, shape[0] // 2, 2, shape[1] // 2, 2, polynomials.shape[-1]
+        )
+        values, slopes = polynomials.transpose(0, 4, 2, 1, 3, 5)
+        synthesis = np.stack([values, slopes[::-1]])
+        tables = dict(
+            synthesis=synthesis,
+            analysis=(synthesis * point_weights(grid)).swapaxes(-1, -2),
+            fourier=waves.transpose(0, 2, 3, 1),
+            zonal=m.reshape(-1, 2).T[..., None, None],
+            turn=np.stack([np.cos(m * half_cell), np.sin(m * half_cell)])[..., None],
+        )
+        tables = {name: jnp.asarray(table, dtype) for name, table in tables.items()}
+        return cls(**tables, precision=precision, transposes=transposes)
+
+    def layout(self) -> "QuarterCircle":
+        """Where the tables lie: `PartitionSpec`s in their places."""
+        if self.transposes:
+            by_m = P(None, None, None, LAT)
+            return dataclasses.replace(
+                self,
+                synthesis=by_m,
+                analysis=by_m,
+                fourier=P(),
+                zonal=P(),
+                turn=P(None, LAT),
+            )
+        return dataclasses.replace(
+            self,
+            synthesis=P(None, None, None, None, None, LAT),
+            analysis=P(None, None, None, None, LAT),
+            fourier=P(),
+            zonal=P(),
+            turn=P(),
+        )
+
+    def to_nodal(self, fields: list[Waves]) -> Fields:
+        """Each -> [plane, 2, latitude, longitude], own latitudes."""
+        return [self._joined(x) for x in self.to_points(fields)]
+
+    def to_modal(self, fluxes: list[Flux | Curl]) -> Fields:
+        """Each, of arrays [plane, 2, latitude, longitude], -> [plane, 2, m, l]."""
+        return self.from_points(jax.tree.map(self._split, fluxes))
+
+    def to_points(self, fields: list[Waves]) -> Fields:
+        """Each -> [place, longitude, plane, latitude].
+
+        One by one, as caches want it, but for one exchange of all.
+        """
+        waves = self._exchanged([self._over_l(x) for x in fields], to_latitudes=True)
+        return [self._over_m(x) for x in waves]
+
+    def from_points(self, fluxes: list[Flux | Curl]) -> Fields:
+        """Each, of arrays [place, longitude, plane, latitude], -> [plane, 2, m, l]."""
+        sums = jax.tree.map(self._over_longitudes, fluxes)
+        waves = [x.by_parts(self._d_dlon) for x in sums]
+        leaves, structure = jax.tree.flatten(waves)
+        leaves = self._exchanged(leaves, to_latitudes=False)
+        waves = jax.tree.unflatten(structure, leaves)
+        return [self._over_latitudes(x) for x in waves]
+
+    def at_points(
+        self,
+        function: Callable[[jax.Array, Matrices, Fields], list[Flux | Curl]],
+        sin_latitude: jax.Array,
+        matrices: Matrices,
+        fields: Fields,
+    ) -> list[Flux | Curl]:
+        """A function of sin(latitude), matrices and fields [plane, latitude].
+
+        Every place and longitude has a copy of the matrices: with one for all, fields
+        would be moved before and after each product.
+        """
+        of_places = jnp.repeat(sin_latitude[..., 0], 4, axis=0)
+        places = fields[0].shape[:2]
+        matrices = jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (*places, *x.shape)), matrices
+        )
+        for_longitudes = jax.vmap(function, in_axes=(None, 0, 0))
+        return jax.vmap(for_longitudes)(of_places, matrices, fields)
+
+    def _joined(self, points: jax.Array) -> jax.Array:
+        places = points.reshape(2, 4, *points.shape[1:]).transpose(3, 0, 4, 1, 2)
+        first, last, third, second = jnp.unstack(places, axis=-2)
+        circle = [first, second[..., ::-1], third, last[..., ::-1]]
+        return jnp.concatenate(circle, axis=-1)
+
+    def _split(self, nodal: jax.Array) -> jax.Array:
+        first, second, third, last = jnp.split(nodal, 4, axis=-1)
+        places = jnp.stack([first, last[..., ::-1], third, second[..., ::-1]])
+        points = places.transpose(2, 0, 4, 1, 3)  # of place, plane, hemisphere, j, i
+        return points.reshape(8, *points.shape[2:])
+
+    # ---- sums, one after another
+
+    def _over_l(self, field: Waves) -> jax.Array:
+        """-> [2, parity, parity of m, m // 2, plane, latitude]."""
+        total = None
+        for modal, table, is_slopes in zip(
+            field, self.synthesis, (False, True), strict=True
+        ):
+            if modal is None:
+                continue
+            planes, _, m, l = modal.shape  # noqa: E741
+            waves = self._turned(modal).reshape(planes, 2, m // 2, 2, l // 2, 2)
+            waves = waves[..., ::-1] if is_slopes else waves
+            waves = waves.transpose(1, 5, 3, 2, 0, 4)
+            table = jnp.broadcast_to(table, (2, *table.shape))
+            product = self._einsum("cpamxk,cpamkj->cpamxj", waves, table)
+            total = product if total is None else total + product
+        return total
+
+    def _over_m(self, waves: jax.Array) -> jax.Array:
+        """-> [place, longitude, plane, latitude]."""
+        fourier = _twice(self.fourier, 1)
+        sums = of_table("cpaim,cpam...->cpai...", fourier, waves, self.precision)
+        signs = jnp.asarray(_SIGNS, sums.dtype)
+        return of_table("ps,s...->p...", signs, sums.reshape(8, *sums.shape[3:]))
+
+    def _over_longitudes(self, points: jax.Array) -> jax.Array:
+        """-> [2, parity, parity of m, m // 2, plane, latitude]."""
+        signs = jnp.asarray(_SIGNS, points.dtype)
+        sums = of_table("ps,p...->s...", signs, points).reshape(
+            2, 2, 2, *points.shape[1:]
+        )
+        fourier = _twice(self.fourier, 1)
+        return of_table("cpaim,cpai...->cpam...", fourier, sums, self.precision)
+
+    def _d_dlon(self, waves: jax.Array) -> jax.Array:
+        cosine, sine = jnp.unstack(waves)
+        return jnp.stack([self.zonal * sine, -self.zonal * cosine])
+
+    def _over_latitudes(self, waves: Waves) -> jax.Array:
+        """-> [plane, 2, m, l]."""
+        total = None
+        for x, table, is_slopes in zip(
+            waves, self.analysis, (False, True), strict=True
+        ):
+            if x is None:
+                continue
+            table = jnp.broadcast_to(table, (2, *table.shape))
+            product = self._einsum("cpamxj,cpamjk->cpamxk", x, table)
+            product = product[:, ::-1] if is_slopes else product
+            total = product if total is None else total + product
+        *_, m, planes, l = total.shape  # noqa: E741
+        modal = total.transpose(4, 0, 3, 2, 5, 1).reshape(planes, 2, 2 * m, 2 * l)
+        return self._turned_back(modal)
+
+    def _exchanged(self, waves: Fields, to_latitudes: bool) -> Fields:
+        """Own m of all latitudes <-> all m of own latitudes."""
+        if not self.transposes:
+            return waves
+        split, join = (-1, 3) if to_latitudes else (3, -1)
+        together = jnp.concatenate(waves, axis=4)
+        exchanged = partitioning.all_to_all(together, LAT, split=split, join=join)
+        return jnp.split(exchanged, ends(waves, axis=4), axis=4)
+
+    def _turned(self, modal: jax.Array) -> jax.Array:
+        """[plane, 2, m, l] half a cell to the east."""
+        along, across = jnp.unstack(self.turn)
+        # Nothing is stacked, so that XLA makes it one with what moves waves about.
+        return along * modal + jnp.stack([-across, across]) * jnp.flip(modal, axis=1)
+
+    def _turned_back(self, modal: jax.Array) -> jax.Array:
+        """[plane, 2, m, l] half a cell to the west."""
+        cosine, sine = jnp.unstack(modal, axis=1)
+        along, across = jnp.unstack(self.turn)
+        # Stacked, so that XLA does not repeat it in every derivative that follows.
+        return jnp.stack(
+            [cosine * along + sine * across, sine * along - cosine * across]
+        ).swapaxes(0, 1)
+
+    def _einsum(self, subscripts: str, x: jax.Array, y: jax.Array) -> jax.Array:
+        return einsum(subscripts, x, y, self.precision)
+
+
+def _twice(table: jax.Array, axis: int) -> jax.Array:
+    """A table that is the same for both indices of a new axis."""
+    shape = [*table.shape[:axis], 2, *table.shape[axis:]]
+    return jnp.broadcast_to(jnp.expand_dims(table, axis), shape)
+
+
+def _signs() -> np.ndarray:
+    """Of each sum [2, parity of l, parity of m], at each place, [8, 8].
+
+    Places: south and north, each with the longitudes x, -x, x + pi and pi - x.
+    """
+    north, half, mirror, sine, l, m = np.indices((2,) * 6)  # noqa: E741
+    odd = (1 - north) * (l + m) + half * m + mirror * sine
+    return (1.0 - 2.0 * (odd % 2)).reshape(8, 8)
+
+
+_SIGNS = _signs()

@@ -1,0 +1,212 @@
+"""Sums over whole circles of longitude and of latitude at once.
+
+For machines that multiply matrices much faster than they do all else, as TPUs do.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+
+from model import partitioning
+from model.partitioning import LAT
+from model.precision import Precision, einsum
+from model.sphere.grids import GaussianGrid
+from model.sphere.waves import (
+    Curl,
+    Fields,
+    Flux,
+    Matrices,
+    Waves,
+    circle_waves,
+    ends,
+    legendre_tables,
+    point_weights,
+)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["values", "slopes", "weights", "fourier", "zonal"],
+    meta_fields=["precision", "transposes"],
+)
+@dataclasses.dataclass(frozen=True)
+class WholeCircle:
+    """Transforms between spectral arrays and points [plane, latitude, longitude].
+
+    There all latitudes are one axis: of each device along `lat` its southern ones, then
+    its northern ones. In between waves lie as [2, m, plane, l or latitude], so that a
+    TPU, which multiplies the last two axes of arrays, has to move nothing.
+
+    Attributes:
+      values, slopes: P and H, [m, l, latitude].
+      weights: of latitudes, [latitude].
+      fourier: cosines and sines [2, m, longitude], orthonormal on the circle.
+      zonal: all m, [m, 1, 1].
+      precision: of the products.
+      transposes: whether fields are exchanged over `lat` between the two sums.
+    """
+
+    values: jax.Array
+    slopes: jax.Array
+    weights: jax.Array
+    fourier: jax.Array
+    zonal: jax.Array
+    precision: Precision
+    transposes: bool
+
+    @classmethod
+    def create(
+        cls,
+        grid: GaussianGrid,
+        shape: tuple[int, int],
+        dtype: jnp.dtype,
+        precision: Precision,
+        shards: int = 1,
+        transposes: bool = False,
+        top: bool = False,
+    ) -> "WholeCircle":
+        """Tables for spectral arrays of so many m and l; the rest as of harmonics."""
+        m, l = np.indices(shape)[..., None]  # noqa: E741
+        values, slopes = legendre_tables(grid, *shape, top)
+        weights = point_weights(grid)
+        mirror = 1 - 2 * ((m + l) % 2)  # P(-mu) / P(mu), and that of H but for a sign
+
+        def latitudes(south: np.ndarray, north: np.ndarray) -> np.ndarray:
+            """Of all devices, from [..., latitude] of the hemispheres."""
+            both = np.stack([south, north], axis=-2)
+            of_devices = both.reshape(*both.shape[:-1], shards, -1).swapaxes(-3, -2)
+            return of_devices.reshape(*south.shape[:-1], -1)
+
+        tables = dict(
+            values=latitudes(mirror * values, values),
+            slopes=latitudes(-mirror * slopes, slopes),
+            weights=latitudes(weights, weights),
+            fourier=circle_waves(shape[0], np.deg2rad(grid.longitude_degrees)),
+            zonal=np.arange(shape[0])[:, None, None],
+        )
+        tables = {name: jnp.asarray(table, dtype) for name, table in tables.items()}
+        return cls(**tables, precision=precision, transposes=transposes)
+
+    def layout(self) -> "WholeCircle":
+        """Where the tables lie: `PartitionSpec`s in their places."""
+        split = P(LAT) if self.transposes else P(None, None, LAT)
+        return dataclasses.replace(
+            self,
+            values=split,
+            slopes=split,
+            weights=P(LAT),
+            fourier=P(),
+            zonal=P(),
+        )
+
+    def to_nodal(self, fields: list[Waves]) -> Fields:
+        """Each -> [plane, 2, latitude, longitude], own latitudes."""
+        points = self.to_points(fields)
+        return [x.reshape(len(x), 2, -1, x.shape[-1]) for x in points]
+
+    def to_modal(self, fluxes: list[Flux | Curl]) -> Fields:
+        """Each, of arrays [plane, 2, latitude, longitude], -> [plane, 2, m, l]."""
+        return self.from_points(
+            jax.tree.map(lambda x: x.reshape(len(x), -1, x.shape[-1]), fluxes)
+        )
+
+    def to_points(self, fields: list[Waves]) -> Fields:
+        """Each -> [plane, latitude, longitude], own latitudes.
+
+        Fields of one sort together.
+        """
+        points = [None] * len(fields)
+        for sort in sorted({_sort(x) for x in fields}):
+            places = [i for i, x in enumerate(fields) if _sort(x) == sort]
+            group = [fields[i] for i in places]
+            fourier = self._synthesised(jax.tree.map(_zonal_first, group))
+            nodal = self._einsum("cmi,cmxj->xji", self.fourier, fourier)
+            planes = [len(jax.tree.leaves(x)[0]) for x in group]
+            parts = jnp.split(nodal, np.cumsum(planes)[:-1])
+            for i, part in zip(places, parts, strict=True):
+                points[i] = part
+        return points
+
+    def from_points(self, fluxes: list[Flux | Curl]) -> Fields:
+        """Each, of arrays [plane, latitude, longitude], -> [plane, 2, m, l]."""
+        leaves, structure = jax.tree.flatten(fluxes)
+        # A flux may be that of a divergence and of a curl.
+        nodal = list({id(x): x for x in leaves}.values())
+        together = self._einsum("cmi,xji->cmxj", self.fourier, jnp.concatenate(nodal))
+        together *= self.weights
+        parts = jnp.split(together, ends(nodal, axis=0), axis=2)
+        of = dict(zip(map(id, nodal), parts, strict=True))
+        parts = jax.tree.unflatten(structure, [of[id(x)] for x in leaves])
+        waves = [x.by_parts(self._d_dlon) for x in parts]
+        modal = [None] * len(waves)
+        for sort in sorted({_sort(x) for x in waves}):
+            places = [i for i, x in enumerate(waves) if _sort(x) == sort]
+            group = [waves[i] for i in places]
+            analysed = self._analysed(group).transpose(2, 0, 1, 3)
+            planes = [jax.tree.leaves(x)[0].shape[2] for x in group]
+            split = jnp.split(analysed, np.cumsum(planes)[:-1])
+            for i, part in zip(places, split, strict=True):
+                modal[i] = part
+        return modal
+
+    def at_points(
+        self,
+        function: Callable[[jax.Array, Matrices, Fields], list[Flux | Curl]],
+        sin_latitude: jax.Array,
+        matrices: Matrices,
+        fields: Fields,
+    ) -> list[Flux | Curl]:
+        """A function of sin(latitude), matrices and fields [plane, ...]."""
+        return function(sin_latitude.reshape(-1, 1), matrices, fields)
+
+    def _synthesised(self, group: list[Waves]) -> jax.Array:
+        """Sums over l of [2, m, plane, l], put together: [2, m, plane, latitude]."""
+        fourier = self._legendre("cmxl,cmlj->cmxj", group, (self.values, self.slopes))
+        if self.transposes:
+            fourier = self._exchanged(fourier, to_latitudes=True)
+        return fourier
+
+    def _analysed(self, group: list[Waves]) -> jax.Array:
+        """Sums over latitudes of [2, m, plane, latitude], [2, m, plane, l]."""
+        if self.transposes:
+            group = jax.tree.map(lambda x: self._exchanged(x, False), group)
+        return self._legendre("cmxj,cmlj->cmxl", group, (self.values, self.slopes))
+
+    def _legendre(
+        self, subscripts: str, group: list[Waves], tables: tuple[jax.Array, jax.Array]
+    ) -> jax.Array:
+        """Products with P and H, added."""
+        total = None
+        for parts, table in zip(zip(*group, strict=True), tables, strict=True):
+            if parts[0] is None:
+                continue
+            table = jnp.broadcast_to(table, (2, *table.shape))
+            product = self._einsum(subscripts, jnp.concatenate(parts, axis=2), table)
+            total = product if total is None else total + product
+        return total
+
+    def _d_dlon(self, x: jax.Array) -> jax.Array:
+        cosine, sine = x
+        return jnp.stack([self.zonal * sine, -self.zonal * cosine])
+
+    def _exchanged(self, x: jax.Array, to_latitudes: bool) -> jax.Array:
+        """Own m of all latitudes <-> all m of own ones; [2, m, plane, latitude]."""
+        split, join = (-1, 1) if to_latitudes else (1, -1)
+        return partitioning.all_to_all(x, LAT, split=split, join=join)
+
+    def _einsum(self, subscripts: str, x: jax.Array, y: jax.Array) -> jax.Array:
+        return einsum(subscripts, x, y, self.precision)
+
+
+def _zonal_first(x: jax.Array) -> jax.Array:
+    """[plane, 2, m, l] -> [2, m, plane, l]."""
+    return x.transpose(1, 2, 0, 3)
+
+
+def _sort(waves: Waves) -> tuple[bool, bool]:
+    return waves.values is not None, waves.slopes is not None
