@@ -1,6 +1,6 @@
 """A whole training step by part: measured on this machine, or modelled for a TPU.
 
-Parts are scopes of the program (`launch.tpu.cost.PARTS`): encoding of the first frame
+Parts are scopes of the program (`launch.tpu.parts.PARTS`): encoding of the first frame
 and of targets, networks, core, decoding, the rest of the loss, the optimizer; each
 forwards, recomputed for the backward pass, and backwards.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from launch.plan_page import parts_table
-from launch.tpu.cost import PHASES, part_of
+from launch.tpu.parts import PHASES, part_of
 from pipeline.errors import UserError
 from train.config import load_config
 
