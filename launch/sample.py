@@ -138,7 +138,7 @@ def make_planet(seed: int, harmonics: SphericalHarmonics) -> Planet:
         """Standardised, with waves up to l = `largest`; [2, m, l]."""
         waves = harmonics.mask * (harmonics.total_wavenumber <= largest)
         waves = waves * (harmonics.total_wavenumber > 0)
-        values = rng.standard_normal(harmonics.modal_shape) * waves
+        values = _normal(rng, harmonics) * waves
         return values * np.sqrt(4 * np.pi) / np.linalg.norm(values)
 
     continents = random_field(6)
@@ -170,13 +170,22 @@ def make_planet(seed: int, harmonics: SphericalHarmonics) -> Planet:
     )
 
 
+def _normal(rng: np.random.Generator, harmonics: SphericalHarmonics) -> np.ndarray:
+    """Random numbers [2, m, l].
+
+    Two more l are drawn, so that a seed has the planet that it has always had.
+    """
+    parts, m, l = harmonics.modal_shape  # noqa: E741
+    return rng.standard_normal((parts, m, l + 2))[..., :l]
+
+
 def initial_state(equations: PrimitiveEquations, seed: int) -> State:
     """A zonal jet over the planet's mountains, with random small eddies."""
     harmonics = equations.harmonics
     state = baroclinic_wave.initial_state(harmonics, SIGMA, perturbation=0.0)
     rng = np.random.default_rng([seed, 1])
     wave = harmonics.total_wavenumber
-    eddies = rng.standard_normal(harmonics.modal_shape) * harmonics.mask
+    eddies = _normal(rng, harmonics) * harmonics.mask
     eddies = eddies * ((wave > 4) & (wave < 16)) * 2e-3
     # Pressure at which the flat atmosphere has the height of the ground.
     height = equations.orography - baroclinic_wave.orography(harmonics)

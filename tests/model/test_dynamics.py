@@ -167,7 +167,8 @@ def test_sil3_has_its_order(a, b, order):
 
 
 def test_exponential_filter():
-    factors = exponential_factors(GRID, attenuation=16.0, order=18)
+    rows = GRID.truncation + 2
+    factors = exponential_factors(GRID, attenuation=16.0, order=18, rows=rows)
     assert factors[0] == 1
     assert factors[GRID.truncation + 1] == pytest.approx(np.exp(-16))
     cut = exponential_factors(GRID, attenuation=3.0, order=2, cutoff=0.5)
