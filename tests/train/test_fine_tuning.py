@@ -113,9 +113,9 @@ def test_published_weights_learn_a_planet(tmp_path, planet, toy):
             "train.batch": 1,
             "train.eval_batches": 3,
             "train.steps": steps,
-            "train.eval_every": 6,
-            "train.checkpoint_every": 3,
-            "optimizer.learning_rate": 1e-3,
+            "train.eval_every": 18,
+            "train.checkpoint_every": 9,
+            "optimizer.learning_rate": 3e-4,
             "optimizer.warmup_steps": 2,
             "optimizer.ema_decay": 0.0,
         }
@@ -125,15 +125,16 @@ def test_published_weights_learn_a_planet(tmp_path, planet, toy):
     with jax.enable_x64(False):
         run("preprocess", f"--source={planet}", f"--output={store}", "--grid=TL63")
         run("import-neuralgcm", toy, f"--output={published}")
-        tune(6)
-        tune(7)
+        tune(18)
+        tune(19)
     lines = read_metrics(tuned)
-    assert [x["step"] for x in lines if "loss" in x] == list(range(1, 8))
+    assert [x["step"] for x in lines if "loss" in x] == list(range(1, 20))
     before, after, _ = (x for x in lines if "eval_loss" in x)
-    assert (before["step"], after["step"]) == (0, 6)
-    # From some states of this planet the toy blows up, and from others it is about to,
-    # which rule the loss of 6 h for more steps than these; not what lies beneath.
+    assert (before["step"], after["step"]) == (0, 18)
+    # From some states of this planet the toy blows up at first, or is about to, which
+    # rules means of losses, not their median.
     assert 0.5 <= before["eval_finite"] <= after["eval_finite"]
+    assert after["eval_median_loss"] < before["eval_median_loss"]
     assert after["eval_mse_data_0h"] < 0.5 * before["eval_mse_data_0h"]
     assert after["eval_mse_model"] < before["eval_mse_model"]
 

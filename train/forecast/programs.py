@@ -184,9 +184,8 @@ class Programs:
 
             def surroundings(index: jax.Array) -> Surroundings:
                 # In this form a sea that does not change is exactly that.
-                now = jax.tree.map(
-                    lambda x, y: x + index / steps * (y - x), sea, later_sea
-                )
+                share = index.astype(jnp.float32) / steps
+                now = jax.tree.map(lambda x, y: x + share * (y - x), sea, later_sea)
                 since = index * jax_datetime.to_timedelta(minutes, "m")
                 return model.surroundings(now, time + since)
 

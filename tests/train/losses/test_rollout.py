@@ -101,7 +101,8 @@ def test_terms_are_what_they_are_defined_to_be(case, value_and_parts):
     weight = counted / np.sqrt(np.mean(change[counted] ** 2))
 
     def scaled(temperature):
-        modal = model.harmonics.to_modal(units.to_model("temperature", temperature))
+        modal = units.to_model("temperature", temperature)
+        modal = model.harmonics.clip(model.harmonics.to_modal(modal))
         return np.asarray(modal) * weight[:, None, None, None]
 
     scores = ("mse", "spectrum", "bias")
