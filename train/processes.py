@@ -174,11 +174,11 @@ def gather(name: str, value: Any, minutes: float | None = None) -> list[Any]:
     return values
 
 
-def on_first(name: str, function: Callable[[], T]) -> T:
+def on_first(name: str, function: Callable[[], T], minutes: float | None = None) -> T:
     """`function()` of process 0, and what it returned (of JSON) on all processes.
 
-    A `UserError` that it raises is raised everywhere; of any other error the others
-    hear as `Failed`.
+    It may take `minutes`, by default those of `join`. A `UserError` that it raises is
+    raised everywhere; of any other error the others hear as `Failed`.
     """
     if count() == 1:
         return function()
@@ -189,9 +189,9 @@ def on_first(name: str, function: Callable[[], T]) -> T:
         except UserError as error:
             outcome = {"error": str(error)}
         except BaseException as error:
-            gather(name, {"failure": f"process 0 failed: {error!r}"})
+            gather(name, {"failure": f"process 0 failed: {error!r}"}, minutes)
             raise
-    outcome = gather(name, outcome)[0]
+    outcome = gather(name, outcome, minutes)[0]
     if "error" in outcome:
         raise UserError(outcome["error"])
     if "failure" in outcome:

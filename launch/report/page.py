@@ -6,7 +6,8 @@ import pathlib
 
 import numpy as np
 
-from launch.report.names import SHORT, main_fields
+from launch.report.names import SHORT, lost, main_fields, table_rows
+from model.sphere.grids import GaussianGrid
 from pipeline.verification.points import REGIONS
 from pipeline.verification.run import Verification
 from train.ledger import attempts, format_summary, summarize
@@ -47,7 +48,7 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 """
 _NOTES = {
     "rmse.png": "Over the whole globe, weighted by area; bands are 95 % of the "
-    "bootstrap over initial times.",
+    "bootstrap over initial times, taken as independent.",
     "acc.png": "Correlation of anomalies from the climatology below.",
     "bias.png": "Mean error over the globe; bands as above.",
     "maps.png": "Lines are coasts, from the land-sea mask.",
@@ -55,7 +56,8 @@ _NOTES = {
     "largest wavenumbers than the truth.",
     "zonal.png": "Colours are mean errors at the last lead, lines the truth.",
     "budgets.png": "Integrals between the highest and the lowest pressure level.",
-    "ensemble.png": "Spread should equal the error of the mean, and ranks be alike.",
+    "ensemble.png": "Spread, corrected for the number of members, should equal the "
+    "error of the mean, and ranks be alike.",
 }
 
 
@@ -127,10 +129,13 @@ def _facts(made: Verification) -> str:
     facts = {
         "Truth": f"{pathlib.PurePath(made.truth.path).name} "
         f"({made.truth.attrs.get('source', '')})",
-        "Compared at": f"points of {made.points}",
+        "Compared at": f"points of {made.points}"
+        + ("" if isinstance(made.points, GaussianGrid) else " (without power spectra)"),
         "Climatology": made.normal,
         "Persistence": "the truth at the initial time",
     }
+    if lost(made):
+        facts["Not finite"] = "; ".join(lost(made))
     for forecast in made.forecasts:
         attributes = forecast.dataset.attrs
         facts[f"Forecast {forecast.label}"] = (
@@ -151,22 +156,23 @@ def _scorecards(made: Verification, baseline: str) -> str:
     columns = np.flatnonzero(scores.leads > 0)
     if not labels or not shown or not columns.size:
         return ""
-    columns = columns[:: max(1, len(columns) // 14)]
+    columns = columns[::-1][:: -(-len(columns) // 14)][::-1]  # the last one too
     heads = "".join(f"<th>{scores.leads[c]:g} h</th>" for c in columns)
     parts = [
         '<p class="note">Difference of the RMSE in percent: blue is better than '
-        f"{html.escape(baseline)}. Bold: its 95 % interval leaves 0 out.</p>"
+        f"{html.escape(baseline)}. Bold: its 95 % interval leaves 0 out, by a "
+        "bootstrap that takes initial times as independent (neighbours are not).</p>"
     ]
     for label in labels:
         differences = {n: scores.difference(label, baseline, n) for n, _, _ in shown}
+        sure = {name: difference.sure for name, difference in differences.items()}
         parts.append("<div>")
         for place, region in enumerate(REGIONS):
             rows = []
             for name, level, k in shown:
-                relative, sure = differences[name]
+                percent = 100 * differences[name].relative[:, k, place]
                 cells = "".join(
-                    _cell(100 * relative[c, k, place], bool(sure[c, k, place]))
-                    for c in columns
+                    _cell(percent[c], bool(sure[name][c, k, place])) for c in columns
                 )
                 rows.append(f"<tr><td>{SHORT[name][0]}{level:g}</td>{cells}</tr>")
             title = f"{label}, {region.replace('_', ' ')}"
@@ -195,25 +201,17 @@ def _cell(percent: float, sure: bool) -> str:
 
 
 def _table(made: Verification) -> str:
-    scores = made.scores
-    leads = [x for x in scores.leads if x in (6, 24, 72, 120, 240)]
-    heads = "".join(f"<th>{html.escape(x)}</th>" for x in scores.labels)
+    heads = "".join(f"<th>{html.escape(x)}</th>" for x in made.scores.labels)
     rows = []
-    for name, level, k in main_fields(scores.variables, list(scores.levels)):
-        short, unit, factor = SHORT[name]
-        for lead in leads:
-            j = list(scores.leads).index(lead)
-            values = [
-                scores.values[x][name]["rmse"][j, k, 0] * factor for x in scores.labels
-            ]
-            best = np.nanmin(values) if np.isfinite(values).any() else np.nan
-            cells = "".join(
-                f"<td{' class=best' if x == best else ''}>{x:.4g}</td>" for x in values
-            )
-            rows.append(f"<tr><td>{short}{level:g} ({unit}), {lead} h</td>{cells}</tr>")
+    for what, lead, values in table_rows(made.scores):
+        best = np.nanmin(values) if np.isfinite(values).any() else np.nan
+        cells = "".join(
+            f"<td{' class=best' if x == best else ''}>{x:.4g}</td>" for x in values
+        )
+        rows.append(f"<tr><td>{what}, {lead} h</td>{cells}</tr>")
     return (
         '<p class="note">All scores, regions and leads are in scores.csv and '
-        "scores.json, beside the pictures.</p>"
+        "scores.json, what the pictures show in CSV files of its own, beside them.</p>"
         f'<div class="wide"><table><thead><tr><th></th>{heads}</tr></thead><tbody>'
         f"{''.join(rows)}</tbody></table></div>"
     )

@@ -1,14 +1,13 @@
 """Pictures of scores, fields and spectra, each one file."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import matplotlib
 import numpy as np
 
-from launch.report.names import SHORT, main_fields
+from launch.report.names import GLOBAL, SHORT, main_fields
 from pipeline.verification.chunks import TRUTH
-from pipeline.verification.points import REGIONS
 from pipeline.verification.run import Verification
 
 matplotlib.use("agg")
@@ -22,13 +21,15 @@ _STYLES = {
     "climatology": ("0.65", "--"),
     TRUTH: ("k", "-"),
 }
-_GLOBAL = list(REGIONS).index("global")
 
 
 def draw_all(
-    made: Verification, folder: pathlib.Path, baseline: str, dates: tuple[str, ...]
+    made: Verification, folder: pathlib.Path, baseline: str, times: Sequence[int]
 ) -> dict[str, str]:
-    """Draws all pictures there is something for; title by file name."""
+    """Draws all pictures there is something for; title by file name.
+
+    Maps are of the initial times with these indices.
+    """
     pictures: dict[str, tuple[str, Callable[[], Figure | None]]] = {
         "scorecard.png": (
             f"RMSE against {baseline}",
@@ -38,7 +39,7 @@ def draw_all(
         "acc.png": ("Anomaly correlation by lead", lambda: curves(made, "acc")),
         "bias.png": ("Bias by lead", lambda: curves(made, "bias")),
         "ensemble.png": ("Members: spread, CRPS, ranks", lambda: ensemble(made)),
-        "maps.png": ("Forecast, truth and error", lambda: maps(made, dates)),
+        "maps.png": ("Forecast, truth and error", lambda: maps(made, times)),
         "profiles.png": ("Profiles at the last lead", lambda: profiles(made)),
         "zonal.png": ("Zonal means of errors", lambda: zonal(made)),
         "spectra.png": ("Power spectra", lambda: spectra(made)),
@@ -97,9 +98,9 @@ def scorecard(made: Verification, baseline: str) -> Figure | None:
     for axis, label in zip(axes[0], labels, strict=True):
         rows, sure = [], []
         for name, _, k in shown:
-            relative, certain = scores.difference(label, baseline, name)
-            rows.append(100 * relative[columns, k, _GLOBAL])
-            sure.append(certain[columns, k, _GLOBAL])
+            difference = scores.difference(label, baseline, name)
+            rows.append(100 * difference.relative[columns, k, GLOBAL])
+            sure.append(difference.sure[columns, k, GLOBAL])
         values = np.array(rows)
         limit = max(5.0, min(100.0, float(np.nanmax(np.abs(values)))))
         image = axis.imshow(
@@ -146,12 +147,12 @@ def curves(made: Verification, score: str) -> Figure | None:
         for label in scores.labels:
             if score == "acc" and label == "climatology":
                 continue
-            x = scores.values[label][name][score][:, k, _GLOBAL] * factor
+            x = scores.values[label][name][score][:, k, GLOBAL] * factor
             style = _style(made, label)
             axis.plot(_days(made), x, marker=".", ms=4, **style)
             if score in scores.low[label][name]:
                 low, high = (
-                    bounds[label][name][score][:, k, _GLOBAL] * factor
+                    bounds[label][name][score][:, k, GLOBAL] * factor
                     for bounds in (scores.low, scores.high)
                 )
                 axis.fill_between(
@@ -181,13 +182,15 @@ def ensemble(made: Verification) -> Figure | None:
         for label in labels:
             values, style = scores.values[label][name], _style(made, label)
             color = style["color"]
-            for key, line in (("rmse", "-"), ("spread", "--")):
-                x = values[key][:, k, _GLOBAL] * factor
+            # A perfect ensemble of few members has less spread than error.
+            few = np.sqrt((scores.members[label] + 1) / scores.members[label])
+            for key, line, scale in (("rmse", "-", 1.0), ("spread", "--", few)):
+                x = values[key][:, k, GLOBAL] * factor * scale
                 column[0].plot(
                     *(_days(made), x, line), color=color, label=f"{label} {key}"
                 )
-            column[1].plot(_days(made), values["crps"][:, k, _GLOBAL] * factor, **style)
-            ranks = scores.looks[label][name]["ranks"][-1, k, _GLOBAL]
+            column[1].plot(_days(made), values["crps"][:, k, GLOBAL] * factor, **style)
+            ranks = scores.looks[label][name]["ranks"][-1, k, GLOBAL]
             column[2].step(np.arange(len(ranks)), ranks, where="mid", color=color)
             column[2].axhline(1 / len(ranks), color="0.6", lw=0.8)
         column[0].set_title(f"{short}{level:g} ({unit})", fontsize=9)
@@ -201,14 +204,13 @@ def ensemble(made: Verification) -> Figure | None:
     return figure
 
 
-def maps(made: Verification, dates: tuple[str, ...]) -> Figure | None:
+def maps(made: Verification, chosen: Sequence[int]) -> Figure | None:
     """Truth, forecast and error at the last lead, of some initial times."""
     panels = [(n, p, k) for n, p, k in _shown(made) if (n, p) in _MAPS]
     if not panels:
         return None
     first, truth = made.forecasts[0], made.truth
-    times = first.dataset.time.values
-    chosen = [int(np.argmin(np.abs(times - np.datetime64(d)))) for d in dates] or [0]
+    times = first.times
     count = len(made.forecasts)
     figure, axes = _panels(
         (1 + 2 * count) * len(chosen), len(panels), 5.2, 2.6, sharex=True, sharey=True
@@ -303,7 +305,7 @@ def profiles(made: Verification) -> Figure | None:
         for axis, name in zip(row, names, strict=True):
             short, unit, factor = SHORT[name]
             for label in scores.labels:
-                x = scores.values[label][name][key][-1, :, _GLOBAL] * factor
+                x = scores.values[label][name][key][-1, :, GLOBAL] * factor
                 axis.plot(x, scores.levels, **_style(made, label))
             axis.set_xlabel(f"{key} of {short} ({unit})")
             axis.set_yscale("log")
@@ -326,7 +328,8 @@ def zonal(made: Verification) -> Figure | None:
         short, unit, factor = SHORT[name]
         real = scores.looks[TRUTH][name]["zonal"][-1] * factor
         errors = [scores.looks[x][name]["zonal"][-1] * factor - real for x in labels]
-        limit = max(float(np.nanquantile(np.abs(e), 0.99)) for e in errors) or 1.0
+        sizes = [np.abs(error) for error in errors if np.isfinite(error).any()]
+        limit = max((float(np.nanquantile(x, 0.99)) for x in sizes), default=0) or 1.0
         for axis, label, error in zip(axes[:, column], labels, errors, strict=True):
             image = axis.contourf(
                 *(scores.latitude, scores.levels, error),

@@ -17,7 +17,7 @@ from model.sphere.grids import GaussianGrid
 from pipeline.files import Folder
 from pipeline.regrid import Regridder
 from pipeline.store import Store
-from pipeline.verification import metrics
+from pipeline.verification import failures, metrics
 from pipeline.verification.climatology import Climatology
 from pipeline.verification.points import Points, region_weights
 
@@ -32,8 +32,9 @@ _BUDGET = (
 )
 
 
-def chunk_file(label: str, time: int, lead: int) -> str:
-    return f"_progress/{label}/{time}-{lead}.npz"
+def chunk_file(label: str, time: np.datetime64, lead: int) -> str:
+    """Name of the statistics of an initial time from a lead (hours) on."""
+    return f"statistics/{label}/{np.datetime_as_string(time, 'h')}+{lead}.npz"
 
 
 @dataclasses.dataclass
@@ -67,13 +68,17 @@ class ScoreChunk(beam.DoFn):
         self._regridders: dict[Points, Regridder] = {}
 
     def process(self, element: tuple[xbeam.Key, xarray.Dataset]):
-        key, chunk = element
-        place = key.offsets["time"], key.offsets.get("prediction_timedelta", 0)
-        file = chunk_file(self.label, *place)
-        if not self.folder.exists(file):
+        _, chunk = element
+        lead = int(chunk.prediction_timedelta.values[0])
+        file = chunk_file(self.label, chunk.time.values[0], lead)
+
+        def make() -> None:
             content = io.BytesIO()
             np.savez(content, **self.statistics(chunk))
             self.folder.write(file, content.getvalue())
+
+        if not self.folder.exists(file):
+            failures.noted(self.folder, file.replace("/", "-"), make)
         yield file
 
     def statistics(self, chunk: xarray.Dataset) -> dict[str, np.ndarray]:
@@ -109,9 +114,8 @@ class ScoreChunk(beam.DoFn):
                 budget = metrics.budgets(*parts, self.levels, self._weights)
                 found |= {f"{label}/budget/{key}": x for key, x in budget.items()}
         if "surface_pressure" in chunk:
-            pressure = self._on_points(chunk["surface_pressure"].values[0], self.own)
-            while pressure.ndim > 3:
-                pressure = pressure[0]
+            pressure = self._of_forecast(chunk["surface_pressure"])
+            pressure = pressure[0] if "number" in chunk.dims else pressure
             mass = metrics.region_mean(pressure, self._weights)[..., 0]
             found[f"{self.label}/budget/surface_pressure"] = mass
         return found
@@ -140,8 +144,10 @@ class ScoreChunk(beam.DoFn):
         return self._on_points(fields[:, levels], self.truth.grid)
 
     def _of_forecast(self, array: xarray.DataArray) -> np.ndarray:
-        """[(member,) lead, level, latitude, longitude], from south to north."""
-        array = array.isel(time=0).sel(level=list(self.levels))
+        """[(member,) lead, (level,) latitude, longitude], from south to north."""
+        array = array.isel(time=0)
+        if "level" in array.dims:
+            array = array.sel(level=list(self.levels))
         order = ("number", "prediction_timedelta", "level", "latitude", "longitude")
         array = array.transpose(*(d for d in order if d in array.dims))
         return self._on_points(array.sortby("latitude").values, self.own)

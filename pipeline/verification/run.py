@@ -8,12 +8,11 @@ Two chains run one after the other, and leave small files, as in preprocessing:
 xarray-beam reads the forecasts, whatever their chunks; ours are read as they lie.
 """
 
-import csv
 import dataclasses
 import io
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -25,17 +24,14 @@ from pipeline.errors import UserError
 from pipeline.files import Folder
 from pipeline.runners import DEFAULT_RUNNER, finish_pipeline, make_options
 from pipeline.store import Store, open_store
-from pipeline.verification.chunks import BASELINES, TRUTH, ScoreChunk
+from pipeline.verification import failures, tables
+from pipeline.verification.chunks import BASELINES, TRUTH, ScoreChunk, chunk_file
 from pipeline.verification.climatology import Climatology
 from pipeline.verification.points import Points, parse_points
-from pipeline.verification.scores import Scores, make_scores, read_chunks
+from pipeline.verification.scores import Scores, make_scores
 
 _REQUEST = "request.json"
 _CHUNK_LEADS = 4
-_COLUMNS = (
-    *("label", "variable", "level_hpa", "lead_hours", "region"),
-    *("score", "value", "low", "high"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +53,11 @@ class Forecast:
     @property
     def members(self) -> int:
         return self.dataset.sizes.get("number", 1)
+
+    @property
+    def times(self) -> np.ndarray:
+        """Initial times."""
+        return self.dataset.time.values
 
     @property
     def leads(self) -> np.ndarray:
@@ -123,12 +124,15 @@ def verify(
     runner: str = DEFAULT_RUNNER,
     beam_flags: Sequence[str] = (),
 ) -> Verification:
-    """Scores forecasts, and writes `scores.json` and `scores.csv`.
+    """Scores forecasts, and writes `scores.json` and tables.
+
+    The statistics of chunks stay in the folder, so that a killed run goes on, and the
+    same forecasts are not scored twice.
 
     Args:
       forecasts: [LABEL=]PATH each.
       truth_path: store with the truth.
-      output: folder, made if missing; a killed run goes on there.
+      output: folder, made if missing.
       grid: points to compare at, to which all is regridded conservatively: degrees such
         as 1.5, or a Gaussian grid; default the forecasts' own.
       runner: of Beam.
@@ -144,12 +148,12 @@ def verify(
         raise UserError("two forecasts have the same label: write LABEL=PATH for each")
     truth = open_store(truth_path)
     points = _common_points(opened, truth, grid)
-    _check_times(opened, truth)
     variables = _common_variables(opened, truth)
+    _check_times(opened, truth)
     levels = _common_levels(opened, truth)
     folder = Folder(output)
     request = {
-        "forecasts": {f.label: _identity(f) for f in opened},
+        "forecasts": [_identity(f) for f in opened],
         "truth": truth.fingerprint,
         "grid": str(points),
     }
@@ -163,27 +167,28 @@ def verify(
         )
     folder.write_json(_REQUEST, request)
 
+    failures.forget(folder)
     climatology = Climatology.of(truth, folder, 0, len(truth.times) - 1)
     pipeline = beam.Pipeline(options=options)
     items = [item for item in climatology.items(truth) if item[0] in variables]
     climatology_chain(pipeline, climatology, truth, items)
     finish_pipeline(pipeline)
-    statistics: dict[str, np.ndarray] = {}
+    failures.tell(folder)
     for number, forecast in enumerate(opened):
         scorer = ScoreChunk(
             *(forecast.label, folder, truth, climatology, points, forecast.points),
             *(variables, levels),
             baselines=number == 0,
         )
-        pipeline = beam.Pipeline(options=options)
-        score_chain(pipeline, forecast, scorer)
-        finish_pipeline(pipeline)
-        starts = range(0, len(forecast.leads), _CHUNK_LEADS)
-        times = forecast.dataset.sizes["time"]
-        statistics |= read_chunks(folder, forecast.label, times, starts)
+        left = [i for i in range(len(forecast.times)) if _missing(folder, forecast, i)]
+        if left:
+            pipeline = beam.Pipeline(options=options)
+            score_chain(pipeline, forecast, scorer, left)
+            finish_pipeline(pipeline)
+            failures.tell(folder)
     scores = make_scores(
-        statistics,
-        opened[0].dataset.time.values,
+        _statistics(folder, opened),
+        opened[0].times,
         opened[0].leads,
         np.array(levels),
         points.latitude_degrees,
@@ -192,9 +197,45 @@ def verify(
         dict.fromkeys(BASELINES, 1) | {f.label: f.members for f in opened},
     )
     made = Verification(opened, truth, scores, climatology.describe(truth), points)
-    _write(folder, made)
-    folder.delete_folder("_progress")
+    folder.write_json("scores.json", as_json(made))
+    tables.write_tables(folder, scores)
     return made
+
+
+def _chunk_files(forecast: Forecast, time: int) -> list[str]:
+    """Of an initial time, in order of leads."""
+    return [
+        chunk_file(forecast.label, forecast.times[time], int(lead))
+        for lead in forecast.leads[::_CHUNK_LEADS]
+    ]
+
+
+def _missing(folder: Folder, forecast: Forecast, time: int) -> bool:
+    return not all(folder.exists(name) for name in _chunk_files(forecast, time))
+
+
+def _statistics(
+    folder: Folder, forecasts: Sequence[Forecast]
+) -> Iterator[dict[str, np.ndarray]]:
+    """All statistics of one initial time after another, [lead, ...].
+
+    Raises:
+      UserError: if a chunk is missing.
+    """
+    for time in range(len(forecasts[0].times)):
+        of_time: dict[str, np.ndarray] = {}
+        for forecast in forecasts:
+            contents = folder.read_many(_chunk_files(forecast, time))
+            parts = []
+            for name, content in contents.items():
+                if content is None:
+                    raise UserError(
+                        f"{folder}/{name} is missing: run the same command again"
+                    )
+                with np.load(io.BytesIO(content)) as arrays:
+                    parts.append(dict(arrays))
+            of_time |= {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+        yield of_time
 
 
 def climatology_chain(
@@ -208,21 +249,31 @@ def climatology_chain(
         pipeline
         | "Means" >> beam.Create(items, reshuffle=False)
         | beam.Reshuffle()
-        | "Compute" >> beam.Map(lambda item: climatology.compute(truth, item))
+        | "Compute"
+        >> beam.Map(
+            lambda item: failures.noted(
+                climatology.folder,
+                "-".join(map(str, item)),
+                lambda: climatology.compute(truth, item),
+            )
+        )
     )
 
 
 def score_chain(
-    pipeline: beam.Pipeline, forecast: Forecast, scorer: ScoreChunk
+    pipeline: beam.Pipeline,
+    forecast: Forecast,
+    scorer: ScoreChunk,
+    times: Sequence[int],
 ) -> beam.PCollection:
-    """The pipeline that scores a forecast."""
+    """The pipeline that scores some initial times of a forecast."""
     wanted = [*scorer.variables]
     if "surface_pressure" in forecast.dataset:
         wanted.append("surface_pressure")
     chunks = {"time": 1, "prediction_timedelta": _CHUNK_LEADS}
     return (
         pipeline
-        | xbeam.DatasetToChunks(forecast.dataset[wanted], chunks)
+        | xbeam.DatasetToChunks(forecast.dataset[wanted].isel(time=times), chunks)
         | beam.ParDo(scorer)
     )
 
@@ -230,10 +281,11 @@ def score_chain(
 def _identity(forecast: Forecast) -> dict[str, Any]:
     """What tells a forecast from another at the same place."""
     return {
+        "label": forecast.label,
         "path": forecast.path,
         "attributes": {k: str(x) for k, x in sorted(forecast.dataset.attrs.items())},
         "sizes": dict(forecast.dataset.sizes),
-        "first": str(forecast.dataset.time.values[0]),
+        "first": str(forecast.times[0]),
     }
 
 
@@ -254,13 +306,13 @@ def _common_points(
 def _check_times(forecasts: Sequence[Forecast], truth: Store) -> None:
     first, *others = forecasts
     for other in others:
-        same = np.array_equal(first.dataset.time, other.dataset.time)
+        same = np.array_equal(first.times, other.times)
         if not same or not np.array_equal(first.leads, other.leads):
             raise UserError(
                 f"forecasts {first.label} and {other.label} differ in their initial "
                 "times or leads"
             )
-    starts = first.dataset.time.values
+    starts = first.times
     valid = starts[:, None] + first.leads.astype("timedelta64[h]")
     for times, what in ((starts, "persistence"), (valid, f"forecast {first.label}")):
         missing = ~np.isin(times, truth.times)
@@ -279,6 +331,13 @@ def _common_variables(forecasts: Sequence[Forecast], truth: Store) -> tuple[str,
     )
     if not common:
         raise UserError("forecasts and truth have no variable in common")
+    for forecast in forecasts:
+        for name in common:
+            if "prediction_timedelta" not in forecast.dataset[name].dims:
+                raise UserError(
+                    f"{forecast.path} holds means of {name}, and not every lead: "
+                    "forecast without --mean"
+                )
     return common
 
 
@@ -301,15 +360,6 @@ def as_json(made: Verification) -> dict[str, Any]:
         "grid": str(made.points),
         "climatology": made.normal,
         "persistence": "the truth at the initial time",
-        "confidence": "95 percent, bootstrap over initial times",
-        **made.scores.to_json(),
+        "confidence": "95 percent, bootstrap over initial times as if independent",
+        **tables.to_json(made.scores),
     }
-
-
-def _write(folder: Folder, made: Verification) -> None:
-    folder.write_json("scores.json", as_json(made))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    writer.writerows(made.scores.rows())
-    folder.write("scores.csv", text.getvalue().encode())

@@ -1,26 +1,47 @@
 """Scores over all initial times, from the statistics of chunks; and how sure they are.
 
+An initial time counts for a forecast at the leads where that is finite; how many they
+are is told. Differences between forecasts are of the initial times that both have.
+
 Confidence intervals are those of the bootstrap over initial times: drawn again with
 replacement a thousand times, the middle 95 percent. Neighbouring initial times are not
 independent, so intervals are rather too narrow.
 """
 
+import collections
 import dataclasses
-import io
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.errors import UserError
-from pipeline.files import Folder
-from pipeline.verification.chunks import chunk_file
-from pipeline.verification.points import REGIONS
-
 _DRAWS = 1000
 _ROOTS = {"mse": "rmse", "spread": "spread"}
-# Of initial times, which are kept for the bootstrap.
-SAMPLED = ("rmse", "mae", "crps", "acc")
+# Of all initial times, for the bootstrap; of all else only the mean is kept.
+_SAMPLED = ("mse", "mae", "bias", "crps", "acc")
+_LOOKS = ("zonal", "spectrum", "ranks")
+_BUDGET = "budget"
+
+ByField = dict[str, dict[str, dict[str, np.ndarray]]]
+"""By label, variable, and score or kind."""
+
+
+class Difference(NamedTuple):
+    """Of two forecasts' rmse, (ours - theirs) / theirs, [lead, level, region].
+
+    Attributes:
+      relative: of all initial times.
+      low, high: ends of the confidence interval, of pairs.
+    """
+
+    relative: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    @property
+    def sure(self) -> np.ndarray:
+        """Whether the interval leaves 0 out."""
+        return (self.low > 0) | (self.high < 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +56,14 @@ class Scores:
       labels: forecasts and baselines, in order.
       variables: names.
       members: by label, how many; 1 for one forecast.
+      counts: by label, of how many initial times its scores are, [lead].
       values: by label, variable and score, [lead, level, region]: `rmse`, `mae`,
         `bias`, `acc`; of members `crps`, `spread` and `spread_skill`, with the rmse of
         their mean; in SI units.
-      low, high: of those in `SAMPLED`, ends of the confidence interval.
-      samples: mean square errors, [time, lead, level, region], by label and variable.
+      low, high: ends of the confidence intervals of `rmse`, `mae`, `bias`, `acc` and
+        `crps`, if there are two initial times.
+      samples: mean square errors, [time, lead, level, region], by label and variable;
+        NaN where the forecast is.
       looks: by label (truth too), variable and kind: `zonal` [lead, level, latitude],
         `spectrum` [lead, level, l]; `ranks` [lead, level, region, rank].
       budgets: by label (truth too) and kind: `energy`, `water`, `surface_pressure`,
@@ -53,115 +77,30 @@ class Scores:
     labels: tuple[str, ...]
     variables: tuple[str, ...]
     members: dict[str, int]
-    values: dict[str, dict[str, dict[str, np.ndarray]]]
-    low: dict[str, dict[str, dict[str, np.ndarray]]]
-    high: dict[str, dict[str, dict[str, np.ndarray]]]
+    counts: dict[str, np.ndarray]
+    values: ByField
+    low: ByField
+    high: ByField
     samples: dict[str, dict[str, np.ndarray]]
-    looks: dict[str, dict[str, dict[str, np.ndarray]]]
+    looks: ByField
     budgets: dict[str, dict[str, np.ndarray]]
 
-    def difference(
-        self, label: str, baseline: str, name: str
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Relative difference of the rmse from another's, and whether it is sure.
-
-        Returns:
-          (rmse - other) / other, [lead, level, region]; and whether the interval of the
-          paired bootstrap leaves 0 out.
-        """
+    def difference(self, label: str, baseline: str, name: str) -> Difference:
+        """Of a variable's rmse from another forecast's."""
         ours, theirs = self.samples[label][name], self.samples[baseline][name]
-        root = np.sqrt(ours.mean(axis=0)), np.sqrt(theirs.mean(axis=0))
+        both = np.isfinite(ours) & np.isfinite(theirs)
+        ours, theirs = (np.where(both, x, np.nan) for x in (ours, theirs))
         with np.errstate(divide="ignore", invalid="ignore"):
-            relative = root[0] / root[1] - 1
-        if len(self.times) < 2:
-            return relative, np.zeros(relative.shape, bool)
-        draws = [np.sqrt(_drawn_means(x)) for x in (ours, theirs)]
-        low, high = np.quantile(draws[0] - draws[1], (0.025, 0.975), axis=0)
-        return relative, (low > 0) | (high < 0)
-
-    def to_json(self) -> dict[str, Any]:
-        """`scores` by label, variable and score, [lead][level] over the whole globe,
-        and by region under `regions`."""
-
-        def of_region(region: int) -> dict[str, Any]:
-            return {
-                label: {
-                    name: {key: _listed(x[..., region]) for key, x in scores.items()}
-                    for name, scores in variables.items()
-                }
-                for label, variables in self.values.items()
-            }
-
-        regions = {name: of_region(i) for i, name in enumerate(REGIONS)}
-        return {
-            "initial_times": [str(t) for t in self.times],
-            "lead_hours": [int(x) for x in self.leads],
-            "levels_hpa": [float(x) for x in self.levels],
-            "members": self.members,
-            "scores": regions.pop("global"),
-            "regions": regions,
-            "budgets": {
-                label: {key: _listed(x) for key, x in kinds.items()}
-                for label, kinds in self.budgets.items()
-            },
-        }
-
-    def rows(self) -> list[tuple]:
-        """(label, variable, level, lead, region, score, value, low, high), all."""
-        rows = []
-        for label, variables in self.values.items():
-            for name, scores in variables.items():
-                for key, x in scores.items():
-                    low, high = (
-                        bounds[label][name].get(key) for bounds in (self.low, self.high)
-                    )
-                    for place in np.ndindex(x.shape):
-                        lead, level, region = place
-                        ends = ("", "")
-                        if low is not None:
-                            ends = f"{low[place]:.6g}", f"{high[place]:.6g}"
-                        rows.append(
-                            (
-                                *(label, name, float(self.levels[level])),
-                                *(int(self.leads[lead]), list(REGIONS)[region], key),
-                                *(f"{x[place]:.6g}", *ends),
-                            )
-                        )
-        return rows
-
-
-def _listed(x: np.ndarray) -> list:
-    """For JSON, which has no NaN."""
-    return np.where(np.isfinite(x), x, None).tolist()
-
-
-def read_chunks(
-    folder: Folder, label: str, times: int, leads: Sequence[int]
-) -> dict[str, np.ndarray]:
-    """All statistics of a forecast, [time, lead, ...]; `leads` are where chunks begin.
-
-    Raises:
-      UserError: if a chunk is missing.
-    """
-    files = [[chunk_file(label, t, lead) for lead in leads] for t in range(times)]
-    contents = folder.read_many([name for row in files for name in row])
-    missing = [name for name, content in contents.items() if content is None]
-    if missing:
-        raise UserError(f"{folder}/{missing[0]} is missing: run the same command again")
-
-    def loaded(name: str) -> dict[str, np.ndarray]:
-        with np.load(io.BytesIO(contents[name])) as arrays:
-            return dict(arrays)
-
-    rows = []
-    for names in files:
-        parts = [loaded(name) for name in names]
-        rows.append({k: np.concatenate([p[k] for p in parts]) for k in parts[0]})
-    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+            whole = np.ones((1, len(self.times)))
+            (relative,) = np.sqrt(_means(whole, ours) / _means(whole, theirs)) - 1
+            if len(self.times) < 2:
+                return Difference(relative, *np.full((2, *relative.shape), np.nan))
+            draws = np.sqrt(_drawn_means(ours) / _drawn_means(theirs)) - 1
+            return Difference(relative, *np.quantile(draws, (0.025, 0.975), axis=0))
 
 
 def make_scores(
-    statistics: dict[str, np.ndarray],
+    statistics: Iterable[dict[str, np.ndarray]],
     times: np.ndarray,
     leads: np.ndarray,
     levels: np.ndarray,
@@ -170,60 +109,95 @@ def make_scores(
     variables: Sequence[str],
     members: dict[str, int],
 ) -> Scores:
-    """Means of the statistics of all labels over initial times."""
-    nested: dict[str, dict[str, dict[str, np.ndarray]]] = {}
-    for key, x in statistics.items():
+    """Means of the statistics of all labels over initial times.
+
+    Args:
+      statistics: of one initial time after another, all labels' `ScoreChunk.statistics`
+        of all leads; only what the bootstrap needs is kept of each.
+      times, leads, levels, latitude, labels, variables, members: as of `Scores`.
+    """
+    totals: dict[str, Any] = collections.defaultdict(float)
+    samples: dict[str, list[np.ndarray]] = collections.defaultdict(list)
+    counts: dict[str, Any] = collections.defaultdict(int)
+    for of_time in statistics:
+        finite = _finite_leads(of_time)
+        for label, is_finite in finite.items():
+            counts[label] += is_finite
+        for key, x in of_time.items():
+            label, _, kind = key.split("/")
+            counted = finite[label].reshape(-1, *[1] * (x.ndim - 1))
+            totals[key] += np.where(counted, x, 0.0)
+            if kind in _SAMPLED:
+                # In single precision, for intervals alone.
+                samples[key].append(np.where(counted, x, np.nan).astype(np.float32))
+    means: ByField = {}
+    for key, total in totals.items():
         label, name, kind = key.split("/")
-        nested.setdefault(label, {}).setdefault(name, {})[kind] = x
-    values: dict[str, Any] = {label: {} for label in labels}
-    low: dict[str, Any] = {label: {} for label in labels}
-    high: dict[str, Any] = {label: {} for label in labels}
-    samples: dict[str, Any] = {label: {} for label in labels}
-    looks: dict[str, Any] = {label: {} for label in nested}
-    for label, of_label in nested.items():
+        count = counts[label].reshape(-1, *[1] * (total.ndim - 1))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            means.setdefault(label, {}).setdefault(name, {})[kind] = total / count
+
+    values: ByField = {label: {} for label in labels}
+    low, high, squares = ({label: {} for label in labels} for _ in range(3))
+    looks: ByField = {label: {} for label in means}
+    for label, of_label in means.items():
         for name, kinds in of_label.items():
-            if name == "budget":
+            if name == _BUDGET:
                 continue
-            kept = {
-                k: kinds.pop(k) for k in ("zonal", "spectrum", "ranks") & kinds.keys()
-            }
-            looks[label][name] = {k: x.mean(axis=0) for k, x in kept.items()}
+            looks[label][name] = {k: kinds.pop(k) for k in _LOOKS if k in kinds}
             if label not in values:
                 continue
-            samples[label][name] = kinds["mse"]
-            means = {k: x.mean(axis=0) for k, x in kinds.items()}
-            scores = {_ROOTS.get(k, k): x for k, x in means.items()}
-            for square, root in _ROOTS.items():
-                if square in means:
-                    scores[root] = np.sqrt(means[square])
-            if "spread" in scores:
-                # Of a finite number of members (Fortin et al. 2014).
-                count = members[label]
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    scores["spread_skill"] = np.sqrt(
-                        (count + 1) / count * means["spread"] / means["mse"]
-                    )
-            values[label][name] = scores
-            low[label][name], high[label][name] = _intervals(kinds)
-    budgets = {
-        label: {k: x.mean(axis=0) for k, x in of_label.get("budget", {}).items()}
-        for label, of_label in nested.items()
-    }
+            values[label][name] = _scores(kinds, members[label])
+            of_times = {
+                kind: np.stack(samples.pop(f"{label}/{name}/{kind}"))
+                for kind in kinds
+                if kind in _SAMPLED
+            }
+            low[label][name], high[label][name] = _intervals(of_times)
+            squares[label][name] = of_times["mse"]
+    budgets = {x: y[_BUDGET] for x, y in means.items() if _BUDGET in y}
     return Scores(
         *(times, leads, levels, latitude, tuple(labels), tuple(variables), members),
-        *(values, low, high, samples, looks, {k: x for k, x in budgets.items() if x}),
+        *(dict(counts), values, low, high, squares, looks, budgets),
     )
 
 
+def _finite_leads(statistics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """By label whether all errors of a lead are finite, bool [lead]; truth's are."""
+    finite: dict[str, np.ndarray] = {}
+    for key, x in statistics.items():
+        label, _, kind = key.split("/")
+        found = np.ones(len(x), bool)
+        if kind == "mse":
+            found = np.isfinite(x).reshape(len(x), -1).all(axis=1)
+        finite[label] = finite.get(label, True) & found
+    return finite
+
+
+def _scores(means: dict[str, np.ndarray], members: int) -> dict[str, np.ndarray]:
+    """Of means over initial times; roots of squares."""
+    scores = {
+        _ROOTS.get(kind, kind): np.sqrt(x) if kind in _ROOTS else x
+        for kind, x in means.items()
+    }
+    if "spread" in means:
+        # Of a finite number of members (Fortin et al. 2014).
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scores["spread_skill"] = np.sqrt(
+                (members + 1) / members * means["spread"] / means["mse"]
+            )
+    return scores
+
+
 def _intervals(
-    kinds: dict[str, np.ndarray],
+    samples: dict[str, np.ndarray],
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     low, high = {}, {}
-    for kind, x in kinds.items():
-        key = _ROOTS.get(kind, kind)
-        if key in SAMPLED and len(x) > 1:
+    for kind, x in samples.items():
+        if len(x) > 1:
             ends = np.quantile(_drawn_means(x), (0.025, 0.975), axis=0)
-            low[key], high[key] = np.sqrt(ends) if kind == "mse" else ends
+            key = _ROOTS.get(kind, kind)
+            low[key], high[key] = np.sqrt(ends) if kind in _ROOTS else ends
     return low, high
 
 
@@ -231,5 +205,13 @@ def _drawn_means(x: np.ndarray) -> np.ndarray:
     """Means over initial times drawn with replacement, [draw, ...]; always the same."""
     rng = np.random.default_rng(0)
     picked = rng.integers(len(x), size=(_DRAWS, len(x)))
-    counts = np.stack([np.bincount(row, minlength=len(x)) for row in picked])
-    return np.tensordot(counts / len(x), x, axes=1)
+    return _means(np.stack([np.bincount(row, minlength=len(x)) for row in picked]), x)
+
+
+def _means(weights: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Means over the first axis of what is finite, [k, time] of [time, ...]."""
+    finite = np.isfinite(x)
+    weights = weights.astype(np.float64)
+    total = np.tensordot(weights, np.where(finite, x, 0.0), axes=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return total / np.tensordot(weights, finite.astype(np.float64), axes=1)

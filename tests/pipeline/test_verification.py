@@ -15,6 +15,7 @@ from pipeline.verification import metrics
 from pipeline.verification.points import LatLonGrid, parse_points, region_weights
 from pipeline.verification.run import verify
 from pipeline.verification.scores import _drawn_means
+from pipeline.verification.tables import to_json
 
 GRID = parse_grid("TL31")
 DIMENSIONS = ("lead", "level", "latitude", "longitude")
@@ -235,11 +236,14 @@ def test_from_stores_to_files(tiny_store, tmp_path):
     assert "http" not in page.replace("http-equiv", "")
     lines = (output / "scores.csv").read_text().splitlines()
     assert lines[0].startswith("label,variable,level_hpa") and len(lines) > 5000
-    assert not (output / "_progress").exists()
-    # The same again is allowed, others there are not.
-    evaluate(
-        [f"same={same}", f"off={off}", f"many={many}"], tiny_store.path, str(output)
-    )
+    for name in ("zonal", "spectra", "ranks", "differences"):
+        table = (output / f"{name}.csv").read_text().splitlines()
+        assert table[0].startswith("label,") and len(table) > 10, name
+    # The same again scores nothing again; others there are refused.
+    chunks = {file: file.stat().st_mtime_ns for file in output.rglob("*.npz")}
+    evaluate(forecasts, tiny_store.path, str(output), baseline="climatology")
+    assert chunks == {file: file.stat().st_mtime_ns for file in output.rglob("*.npz")}
+    assert "percent_of_climatology" in (output / "differences.csv").read_text()[:200]
     with pytest.raises(UserError, match="holds the scores of other forecasts"):
         evaluate([f"same={same}"], tiny_store.path, str(output))
 
@@ -288,7 +292,44 @@ def test_kills_leave_what_is_done(tiny_store, tmp_path, monkeypatch):
     assert len(computed) - 2 == chunks - 3
     monkeypatch.undo()
     again = verify([forecast], tiny_store.path, str(tmp_path / "y"))
-    assert made.scores.to_json() == again.scores.to_json()
+    assert to_json(made.scores) == to_json(again.scores)
+
+
+def test_forecasts_that_blow_up_do_not_count(tiny_store, tmp_path, capsys):
+    """Where they do, and only there; differences are of what both have."""
+
+    def blows_up(x):
+        broken = x.copy()
+        broken[-1, 3:] = np.nan  # the last initial time, from the fourth lead on
+        return broken
+
+    when = tiny_store, STARTS, LEADS
+    good = write_forecast(tmp_path / "good.zarr", *when, lambda x: x + 1)
+    bad = write_forecast(tmp_path / "bad.zarr", *when, blows_up)
+    few = write_forecast(
+        tmp_path / "few.zarr", tiny_store, STARTS[:-1], LEADS, lambda x: x
+    )
+    evaluate([good, bad], tiny_store.path, str(tmp_path / "x"))
+    assert (
+        f"bad: of {len(STARTS)} initial times 1 do not stay finite, the first after "
+        f"{LEADS[3]} h" in capsys.readouterr().err
+    )
+    made = verify([good, bad], tiny_store.path, str(tmp_path / "x"))
+    without = verify([few], tiny_store.path, str(tmp_path / "y"))
+    assert made.scores.counts["bad"].tolist() == [
+        len(STARTS) - (i >= 3) for i in range(len(LEADS))
+    ]
+    assert made.scores.counts["good"].min() == len(STARTS)
+    ours, theirs = (
+        x.scores.values[name]["temperature"]
+        for x, name in ((made, "bad"), (without, "few"))
+    )
+    np.testing.assert_allclose(ours["rmse"][3:], theirs["rmse"][3:], rtol=1e-6)
+    scores = made.scores.samples
+    pairs = [scores[x]["temperature"][:-1, 4] for x in ("bad", "good")]
+    expected = np.sqrt(pairs[0].mean(0) / pairs[1].mean(0)) - 1
+    relative = made.scores.difference("bad", "good", "temperature").relative[4]
+    np.testing.assert_allclose(relative, expected, rtol=1e-5)
 
 
 def test_bootstrap():
@@ -328,6 +369,10 @@ def test_what_does_not_fit(tiny_store, tmp_path, real_store):
         verify([good], truth, str(tmp_path / "x"))
     with pytest.raises(UserError, match="--baseline=z: there are persistence"):
         evaluate([good], truth, str(tmp_path / "z"), baseline="z")
+    for dates, message in ((["soon"], "is no time"), (["2001-03-01"], "no initial")):
+        with pytest.raises(UserError, match=message):
+            evaluate([good], truth, str(tmp_path / "z"), dates=dates)
+    assert not (tmp_path / "z").exists()
 
 
 @pytest.mark.drill
@@ -338,5 +383,5 @@ def test_dask_makes_the_same(tiny_store, tmp_path):
     )
     made = verify([forecast], tiny_store.path, str(tmp_path / "x"), runner="DaskRunner")
     here = verify([forecast], tiny_store.path, str(tmp_path / "y"))
-    assert made.scores.to_json() == here.scores.to_json()
+    assert to_json(made.scores) == to_json(here.scores)
     assert open_store(tiny_store.path).fingerprint == tiny_store.fingerprint

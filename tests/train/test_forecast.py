@@ -20,11 +20,15 @@ from model.diagnostics import mean_sea_level_pressure
 from model.physics.columns import Columns
 from model.vertical.sigma import SigmaLevels
 from pipeline.errors import UserError
+from pipeline.files import Folder
+from pipeline.verification.run import verify
 from train import build
 from train.calibration import calibrate
 from train.checkpoint import Checkpoints
 from train.config import to_json
 from train.data import Windows
+from train.forecast.output import Axes, Output
+from train.forecast.records import Months
 from train.forecast.request import Request, initial_times, parse_hours
 from train.forecast.run import forecast
 from train.forecast.sea import Sea
@@ -103,6 +107,10 @@ def test_what_it_holds(whole, tiny_store):
         time=3, number=2, prediction_timedelta=7, level=8, latitude=16, longitude=32
     )
     assert found.temperature_on_sigma.dims[3] == "sigma"
+    assert found.temperature_on_sigma.attrs["standard_name"] == "air_temperature"
+    assert found.sigma.attrs["formula_terms"].split()[1::2] == [
+        *("sigma", "surface_pressure", "ptop")
+    ]
     assert found.temperature.encoding["chunks"] == (1, 1, 4, 8, 16, 32)
     assert found.attrs["finished"] and found.attrs["checkpoint"] == 0
     assert not (output / "_progress").exists()
@@ -143,7 +151,7 @@ def ps_mean(pressure, grid):
     return pressure.weighted(weights).mean(["latitude", "longitude"])
 
 
-def test_means_of_months(run, tmp_path):
+def test_means_of_months(run, tiny_store, tmp_path):
     """Of the bare core: those of all outputs; the last month is not a whole one."""
     asked = dict(workdir=run, lead="40d", every=24, physics="none", members=1)
     init = "2001-01-02,2001-01-03"
@@ -174,6 +182,15 @@ def test_means_of_months(run, tmp_path):
                     rtol=0,
                     atol=2e-3 * np.abs(every[name].values).max(),
                 )
+    bounds = found.valid_month_bounds.values.astype("datetime64[h]")
+    start = found.time.values.astype("datetime64[h]")
+    assert np.array_equal(bounds[:, 0, 0], start)
+    assert np.array_equal(bounds[:, 1, 1], start + np.timedelta64(40, "D"))
+    assert (bounds[:, 0, 1] == np.datetime64("2001-02-01")).all()
+    assert "valid_month" in found.temperature.coords
+    assert found.temperature.attrs["cell_methods"] == "month: mean"
+    with pytest.raises(UserError, match="holds means of temperature"):
+        verify([str(tmp_path / "x")], tiny_store.path, str(tmp_path / "scores"))
     assert found.global_surface_pressure.sizes["prediction_timedelta"] == 41
     pressure = found.global_surface_pressure.values
     np.testing.assert_allclose(pressure, every.global_surface_pressure, rtol=1e-5)
@@ -217,24 +234,103 @@ def test_killed_it_goes_on(whole, tmp_path):
     command += ["--members=2", f"--output={output}", "--batch=2", "--mesh=data=1"]
     command += [f"--fields={','.join(request.fields)}"]
     env = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
-    for batch in (0, 1):
+    for row in (0, 2):  # the first of a batch
         process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
         end = time.monotonic() + 600
-        while not (output / f"_progress/{batch}.npz").exists():
+        while not (output / f"_progress/{row}.npz").exists():
             assert process.poll() is None and time.monotonic() < end
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert not opened(output).attrs["finished"]
-        done = (output / f"_progress/{batch}.npz").read_bytes()
+        done = (output / f"_progress/{row}.npz").read_bytes()
     with pytest.raises(UserError, match="holds another forecast: lead is '36h'"):
         forecast(Request(request.workdir, INIT, str(output), "12h", members=2))
-    assert (output / f"_progress/{batch}.npz").read_bytes() == done
+    assert (output / f"_progress/{row}.npz").read_bytes() == done
     said = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     assert "going on: " in said.stderr
     assert contents(output) == contents(expected)
     said = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     assert "is finished" in said.stderr
+
+
+def test_others_batches_go_on(run, tmp_path, monkeypatch):
+    """What is finished is left alone, whatever it was made in; no row is forgotten."""
+    asked = Request(run, INIT, str(tmp_path / "x"), "24h", every=12, physics="none")
+    whole = dataclasses.replace(asked, output=str(tmp_path / "whole"))
+    forecast(whole, {"data": 1}, batch=3)
+    save = Output.save
+    saved = []
+
+    def killed_after_two(self, batch, *more):
+        save(self, batch, *more)
+        saved.append(batch)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Output, "save", killed_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        forecast(asked, {"data": 1}, batch=1)
+    assert saved == [(0,), (1,)]
+    forecast(asked, {"data": 2}, batch=2)
+    assert saved[2:] == [(2,)]
+    ours, theirs = opened(tmp_path / "x"), opened(tmp_path / "whole")
+    assert ours.attrs["finished"] and (ours.finite.values == 1).all()
+    t = theirs.temperature.values
+    np.testing.assert_allclose(ours.temperature.values, t, rtol=0, atol=1e-3)
+
+
+def test_a_store_whose_beginning_was_killed(run, tmp_path, monkeypatch):
+    """Some of its files are there, and not the one that tells what it is."""
+    asked = Request(run, INIT, str(tmp_path / "x"), "0", physics="none")
+    write = Folder.write
+
+    def killed(self, name, content):
+        if name == "zarr.json" and str(self) == asked.output:
+            raise KeyboardInterrupt
+        write(self, name, content)
+
+    monkeypatch.setattr(Folder, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        forecast(asked, {"data": 1})
+    monkeypatch.undo()
+    assert (tmp_path / "x/temperature/zarr.json").exists()
+    with pytest.raises(UserError, match="is no forecast: give another --output"):
+        forecast(dataclasses.replace(asked, lead="6h"), {"data": 1})
+    forecast(asked, {"data": 1})
+    assert opened(tmp_path / "x").attrs["finished"]
+
+
+def test_months_go_on_in_every_process():
+    """Sums of other processes' rows are in what process 0 saves."""
+    times = np.array(["2001-01-20", "2001-01-25"], "datetime64[ns]")
+    axes = Axes(times, 1, np.arange(0, 24 * 60, 24), spec=None, monthly=True)
+    values = np.random.default_rng(0).standard_normal((len(axes.leads), 2, 1))
+
+    class Written(dict):
+        chunk = 1
+
+        def write_leads(self, *_):
+            pass
+
+        def write_month(self, time, member, month, mean, count):
+            self[time, month] = float(mean["temperature"][0]), count
+
+    def take(records, leads):
+        for lead in leads:
+            for record in records:
+                fields = {"temperature": values[lead]}
+                record.take(lead, fields, np.ones(2, bool))
+
+    places, leads = [(0, 0), (1, 0)], range(len(axes.leads))
+    whole, split = Written(), Written()
+    take([Months(whole, axes, places, range(2), {})], leads)
+    mine = [range(0, 1), range(1, 2)]
+    take(records := [Months(split, axes, places, x, {}) for x in mine], leads[:30])
+    saved = records[0].arrays()
+    take([Months(split, axes, places, x, saved) for x in mine], leads[30:])
+    assert whole == split and len(whole) == 6
+    assert sum(count for _, count in whole.values()) == 2 * len(leads)
 
 
 def test_rows_that_blow_up_leave_the_others_alone(
@@ -388,7 +484,8 @@ def test_others_weights_are_told_apart(
 @pytest.mark.drill
 def test_from_raw_fields(run, planet, tmp_path):
     """As from the store that was made of them before."""
-    asked = dict(workdir=run, init="2001-01-03,2001-01-02T12", lead="0", physics="none")
+    init = "2001-01-03T12,2001-01-02T12,2001-01-02T18"  # and none in between
+    asked = dict(workdir=run, init=init, lead="0", physics="none")
     forecast(Request(output=str(tmp_path / "raw"), store=planet, **asked), {"data": 1})
     forecast(Request(output=str(tmp_path / "own"), **asked), {"data": 1})
     raw, own = opened(tmp_path / "raw"), opened(tmp_path / "own")

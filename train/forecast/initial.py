@@ -15,7 +15,8 @@ def open_initial(request: Request, config: ConfigDict) -> Store:
     """The store of the initial states.
 
     Raw fields (whatever `podgcm preprocess` takes) are regridded first, at the initial
-    times alone, into a store beside the output, `OUTPUT.initial`.
+    times alone and as the run's own data were, into a store beside the output,
+    `OUTPUT.initial`.
 
     Raises:
       UserError: if there is none, or it lacks something.
@@ -33,11 +34,15 @@ def open_initial(request: Request, config: ConfigDict) -> Store:
 def _regridded(request: Request, config: ConfigDict) -> str:
     from pipeline.preprocess import preprocess  # Beam takes seconds to import
 
-    grid, levels = config.data.grid, None
+    grid, same = config.data.grid, {}
     if config.data.store:
         trained = open_store(config.data.store)
         grid = str(trained.grid)
-        levels = ",".join(f"{level:g}" for level in trained.levels)
+        same = {
+            "levels": ",".join(f"{level:g}" for level in trained.levels),
+            "edges": trained.plan.edges,
+            "forcing_shift": trained.plan.forcing_shift_hours,
+        }
     if not grid:
         raise UserError(
             f"{request.workdir} does not tell its grid: preprocess {request.store} "
@@ -46,8 +51,11 @@ def _regridded(request: Request, config: ConfigDict) -> str:
     times = parse_init(request.init).astype("datetime64[h]")
     span = f"{times.min()}/{times.max()}"
     if len(times) > 1:
-        steps = np.diff(np.sort(times)).astype(int)
-        span += f"/{np.gcd.reduce(steps)}h"
+        step = np.gcd.reduce(np.diff(np.sort(times)).astype(int))
+        span += f"/{step}h"
+        between = np.setdiff1d(np.arange(times.min(), times.max(), step), times)
+        if between.size:
+            same["skip_times"] = ",".join(map(str, between))
     output = f"{request.output}.initial"
-    preprocess(request.store, output, grid, times=span, levels=levels)
+    preprocess(request.store, output, grid, times=span, **same)
     return output

@@ -21,12 +21,14 @@ from model.sphere.grids import unfold
 from pipeline.errors import UserError
 from pipeline.files import Folder, io_context
 from pipeline.zarr_v3 import array_files, coordinate_files, group_file
-from train.forecast.products import FIELDS, GLOBAL, LEVEL, SIGMA
+from train.forecast.products import FIELDS, GLOBAL, LEVEL, SIGMA, STANDARD_NAMES
 
 _CHUNK_BYTES = 8_000_000
 _CHUNK_LEADS = 4  # at most: what a kill may cost
+_MONTH = "valid_month"
 _MONTHLY_CHUNK = 40  # leads, of which only means of the whole atmosphere are kept
 _PROGRESS = "_progress"
+_CLAIM = f"{_PROGRESS}/claim.json"  # what is begun, before the store tells
 FINITE, SAMPLES = "finite", "samples"
 
 
@@ -90,7 +92,6 @@ _ATTRIBUTES: dict[str, dict[str, str]] = {
     SIGMA: {
         "units": "1",
         "standard_name": "atmosphere_sigma_coordinate",
-        "formula_terms": "sigma: sigma ps: surface_pressure",
         "positive": "down",
     },
     "latitude": {"units": "degrees_north", "standard_name": "latitude"},
@@ -108,17 +109,43 @@ _COUNTS = {
 }
 
 
-def _valid_months(months: np.ndarray) -> dict[str, bytes]:
-    """Files of the coordinate that tells which months the means are of."""
+_TOP = "ptop"
+
+
+def _variable(
+    name: str, values: np.ndarray, dimensions: Sequence[str], attributes: dict[str, str]
+) -> dict[str, bytes]:
+    """Files of an array that tells of others."""
     metadata = {
-        "shape": months.shape,
-        "data_type": "int64",
-        "dimension_names": ["time", "month"],
-        "attributes": {**_ATTRIBUTES["time"], "standard_name": "time"},
+        "shape": values.shape,
+        "data_type": values.dtype.name,
+        "dimension_names": list(dimensions),
+        "attributes": attributes,
     }
-    hours = months.astype("datetime64[h]").astype(np.int64)
-    files = array_files(metadata, hours)
-    return {f"valid_month/{key}": content for key, content in files.items()}
+    files = array_files(metadata, values)
+    return {f"{name}/{key}": content for key, content in files.items()}
+
+
+def _valid_months(axes: Axes) -> dict[str, bytes]:
+    """Files of the coordinate that tells which months the means are of, and bounds."""
+    months = axes.months()
+    ends = np.stack([months, months + 1], axis=-1).astype("datetime64[h]")
+    start = axes.times.astype("datetime64[h]")[:, None, None]
+    ends = np.clip(ends, start, start + axes.leads[-1].astype("timedelta64[h]"))
+    bounds = f"{_MONTH}_bounds"
+    attributes = {**_ATTRIBUTES["time"], "standard_name": "time", "bounds": bounds}
+    first = months.astype("datetime64[h]").astype(np.int64)
+    return _variable(_MONTH, first, ["time", "month"], attributes) | _variable(
+        bounds, ends.astype(np.int64), ["time", "month", "bounds"], {}
+    )
+
+
+def read_note(folder: Folder) -> dict[str, Any]:
+    """What a forecast that was begun in a folder tells of itself; or nothing."""
+    found = folder.read_json("zarr.json")
+    if found is None:
+        return folder.read_json(_CLAIM) or {}
+    return found.get("attributes", {})
 
 
 class Output:
@@ -158,10 +185,11 @@ class Output:
         """
         found = self._folder.read_json("zarr.json")
         if found is None:
-            if self._folder.names():
+            if self._folder.names() and self._folder.read_json(_CLAIM) != self._note:
                 raise UserError(
                     f"{self._folder} exists, and is no forecast: give another --output"
                 )
+            self._folder.write_json(_CLAIM, self._note)
             self._write_metadata(finished=False)
             return False
         attributes = found.get("attributes", {})
@@ -230,24 +258,35 @@ class Output:
     def _row(self, time: int, member: int) -> tuple[int, ...]:
         return (time, member) if self._axes.members > 1 else (time,)
 
-    def save(self, batch: int, done: int, arrays: dict[str, np.ndarray]) -> None:
-        """Notes that a batch has `done` leads, and from what it goes on."""
-        content = io.BytesIO()
-        np.savez(content, done=np.array(done), **arrays)
-        self._folder.write(f"{_PROGRESS}/{batch}.npz", content.getvalue())
+    def save(
+        self, batch: tuple[int, ...], done: int, arrays: dict[str, np.ndarray]
+    ) -> None:
+        """Notes that rows have `done` leads, and from what they go on.
 
-    def progress(self, batch: int) -> tuple[int, dict[str, np.ndarray]]:
-        """What `save` has noted of a batch; 0 leads if nothing."""
-        content = self._folder.read(f"{_PROGRESS}/{batch}.npz")
-        if content is None:
-            return 0, {}
-        with np.load(io.BytesIO(content)) as arrays:
-            found = dict(arrays)
-        return int(found.pop("done")), found
+        Rows are counted through all members of the first initial time, and so on.
+        """
+        content = io.BytesIO()
+        np.savez(content, rows=np.array(batch), done=np.array(done), **arrays)
+        self._folder.write(f"{_PROGRESS}/{batch[0]}.npz", content.getvalue())
+
+    def progress(self) -> dict[tuple[int, ...], tuple[int, dict[str, np.ndarray]]]:
+        """What `save` has noted, by rows."""
+        known = {}
+        for name in self._folder.names(_PROGRESS):
+            if not name.endswith(".npz"):
+                continue
+            with np.load(io.BytesIO(self._folder.read(name))) as arrays:
+                found = dict(arrays)
+            batch = tuple(int(row) for row in found.pop("rows"))
+            known[batch] = int(found.pop("done")), found
+        return known
 
     def finite(self) -> np.ndarray:
-        """Whether what was written is, bool [time, (number,) lead]."""
-        return self._array(FINITE).read().result().astype(bool)
+        """Whether what was written is, bool [time, (number,) lead].
+
+        What was not written is not.
+        """
+        return self._array(FINITE).read().result() == 1
 
     def finish(self) -> None:
         """States that all is written."""
@@ -276,22 +315,28 @@ class Output:
             [place for place in (LEVEL, SIGMA) if place in places]
         )
         files: dict[str, bytes] = {}
+        attributes = dict(_ATTRIBUTES)
+        if SIGMA in places and "surface_pressure" in self._fields:
+            terms = f"sigma: {SIGMA} ps: surface_pressure ptop: {_TOP}"
+            attributes[SIGMA] = _ATTRIBUTES[SIGMA] | {"formula_terms": terms}
+            top = {"units": "Pa", "long_name": "Pressure at the top of the model"}
+            files |= _variable(_TOP, np.array(0.0), [], top)
         for name, x in values.items():
-            files |= coordinate_files(name, x, _ATTRIBUTES[name])
+            files |= coordinate_files(name, x, attributes[name])
         for name in (*self._fields, FINITE, *[SAMPLES] * self._axes.monthly):
             metadata = self._metadata(name, values)
             files[f"{name}/zarr.json"] = array_files(metadata)["zarr.json"]
         if self._axes.monthly:
-            files |= _valid_months(self._axes.months())
+            files |= _valid_months(self._axes)
         # Zarr libraries warn of folders that are not groups.
         if not finished:
             files[f"{_PROGRESS}/zarr.json"] = group_file({})
-        attributes = {"Conventions": "CF-1.11", **self._note, "finished": finished}
+        of_store = {"Conventions": "CF-1.11", **self._note, "finished": finished}
         arrays = {n: x for n, x in files.items() if not n.startswith(_PROGRESS)}
         for name, content in files.items():
             self._folder.write(name, content)
         # Last, for it tells that there is a forecast.
-        self._folder.write("zarr.json", group_file(attributes, arrays))
+        self._folder.write("zarr.json", group_file(of_store, arrays))
 
     def _metadata(self, name: str, values: dict[str, np.ndarray]) -> dict[str, Any]:
         monthly = self._axes.monthly and (
@@ -307,8 +352,10 @@ class Output:
         else:
             field = FIELDS[name]
             attributes = {"units": field.units, "long_name": field.long_name}
+            if name in STANDARD_NAMES:
+                attributes["standard_name"] = STANDARD_NAMES[name]
             if monthly:
-                attributes["cell_methods"] = "time: mean"
+                attributes |= {"cell_methods": "month: mean", "coordinates": _MONTH}
             if field.place != GLOBAL:
                 dimensions += [field.place, "latitude", "longitude"]
             dtype, fill = "float32", "NaN"

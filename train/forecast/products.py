@@ -166,6 +166,27 @@ FIELDS: dict[str, Field] = {
     **{f"tendency_of_{era5_name(n)}_on_sigma": _tendency(n) for n in TENDENCY_FIELDS},
 }
 
+_OF_STATE = {
+    "geopotential": "geopotential",
+    "temperature": "air_temperature",
+    "u_component_of_wind": "eastward_wind",
+    "v_component_of_wind": "northward_wind",
+    "specific_humidity": "specific_humidity",
+    "specific_cloud_ice_water_content": "mass_fraction_of_cloud_ice_in_air",
+    "specific_cloud_liquid_water_content": "mass_fraction_of_cloud_liquid_water_in_air",
+    "vorticity": "atmosphere_relative_vorticity",
+    "divergence": "divergence_of_wind",
+}
+STANDARD_NAMES = {
+    **_OF_STATE,
+    **{f"{name}_on_sigma": standard for name, standard in _OF_STATE.items()},
+    "wind_speed": "wind_speed",
+    "surface_pressure": "surface_air_pressure",
+    "mean_sea_level_pressure": "air_pressure_at_mean_sea_level",
+    "total_column_water_vapour": "atmosphere_mass_content_of_water_vapor",
+}
+"""Of CF, by field."""
+
 _ON_SIGMA = tuple(f"{era5_name(n)}_on_sigma" for n in TENDENCY_FIELDS)
 GROUPS = {
     "levels": LEVEL_VARIABLES,

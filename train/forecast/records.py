@@ -1,6 +1,6 @@
 """What is kept of the outputs of a batch: every one of them, or means of months."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -9,21 +9,24 @@ from train.forecast.products import FIELDS, GLOBAL
 
 Values = dict[str, np.ndarray]
 """Fields by name, [row, ...]."""
-Places = Mapping[int, tuple[int, int]]
+Places = Sequence[tuple[int, int]]
 """Index of the initial time, and member, of each row."""
 
 
 class Instants:
     """Takes outputs in order, and writes those of its rows, some leads at once."""
 
-    def __init__(self, output: Output, axes: Axes, places: Places) -> None:
+    def __init__(
+        self, output: Output, axes: Axes, places: Places, mine: Collection[int]
+    ) -> None:
         """
         Args:
           output: to write to.
           axes: of it.
-          places: of the rows to be written.
+          places: of the rows.
+          mine: those that this process writes.
         """
-        self._output, self._places = output, places
+        self._output, self._places, self._mine = output, places, mine
         self._last = len(axes.leads) - 1
         self._held: list[tuple[Values, np.ndarray]] = []
 
@@ -33,9 +36,9 @@ class Instants:
         if not self.whole(lead):
             return
         first = lead + 1 - len(self._held)
-        for row, place in self._places.items():
+        for row in self._mine:
             self._output.write_leads(
-                *(*place, first),
+                *(*self._places[row], first),
                 {n: np.stack([held[n][row] for held, _ in self._held]) for n in values},
                 np.array([ok[row] for _, ok in self._held]),
             )
@@ -58,14 +61,19 @@ class Months(Instants):
     """
 
     def __init__(
-        self, output: Output, axes: Axes, places: Places, saved: dict[str, np.ndarray]
+        self,
+        output: Output,
+        axes: Axes,
+        places: Places,
+        mine: Collection[int],
+        saved: dict[str, np.ndarray],
     ) -> None:
         """
         Args:
-          output, axes, places: as of `Instants`.
+          output, axes, places, mine: as of `Instants`.
           saved: `arrays` of before, if it goes on.
         """
-        super().__init__(output, axes, places)
+        super().__init__(output, axes, places, mine)
         self._axes = axes
         self._sums = {
             key.removeprefix("sum/"): x
@@ -84,12 +92,13 @@ class Months(Instants):
         for name, x in fields.items():
             self._sums[name] += x
         self._counts += 1
-        for row, (time, member) in self._places.items():
+        for row, (time, member) in enumerate(self._places):
             month = self._axes.month(time, lead)
             if lead == self._last or self._axes.month(time, lead + 1) > month:
                 count = int(self._counts[row])
                 mean = {n: x[row] / count for n, x in self._sums.items()}
-                self._output.write_month(time, member, month, mean, count)
+                if row in self._mine:
+                    self._output.write_month(time, member, month, mean, count)
                 self._counts[row] = 0
                 for x in self._sums.values():
                     x[row] = 0

@@ -19,9 +19,9 @@ from pipeline.files import Folder
 from pipeline.progress import progress
 from pipeline.store import Store, open_store
 from train import build, checkpoint, processes
-from train.exit_codes import Failed
+from train.exit_codes import Diverged
 from train.forecast.initial import open_initial
-from train.forecast.output import Axes, Output
+from train.forecast.output import Axes, Output, read_note
 from train.forecast.products import parse_fields
 from train.forecast.programs import Programs, Rows
 from train.forecast.records import Instants, Months
@@ -33,6 +33,8 @@ from train.processes import say
 
 # To write, besides what is being computed; more would only fill memory.
 _WAITING = 2
+# Raw fields of many times are regridded first. (A dead process is noticed earlier.)
+_REGRIDDING_MINUTES = 1440.0
 
 
 def forecast(
@@ -46,16 +48,20 @@ def forecast(
       batch: rows at once, in multiples of `data` times `ensemble`; default 0 is that.
 
     Raises:
-      UserError: if something cannot be used, or the output holds something else.
-      Failed: if no row stayed finite.
+      UserError: if something cannot be used, or the output holds something else; or
+        if no row stayed finite.
     """
     processes.join(300, 100)
     config = load_run(request.workdir)
-    path = processes.on_first("initial", lambda: open_initial(request, config).path)
-    store = open_store(path)
-    _check(request, config, store)
+    _check(request, config)
     fields = parse_fields(request.fields, request.physics)
-    starts, leads = initial_times(store, request.init), request.leads
+    leads = request.leads
+    path = processes.on_first(
+        "initial", lambda: open_initial(request, config).path, _REGRIDDING_MINUTES
+    )
+    store = open_store(path)
+    _check_oracle(request, store)
+    starts = initial_times(store, request.init)
     sea = Sea(store, request.sea)
     sea.check(starts, int(leads[-1]))
     shape = MeshShape(**(mesh or {"data": -1})).filled(jax.device_count())
@@ -80,28 +86,32 @@ def forecast(
     output = Output(folder, axes, fields, note)
     if processes.on_first("claim", output.claim):
         say(f"{request.output} is finished")
-        return
-    programs = Programs(
-        *(model, params, devices, request.every, request.physics, fields)
-    )
-    making = _Making(
-        *(request, config.seed, store, starts, axes, sea, devices, programs, output)
-    )
-    making.all_batches(batch or rows)
-    processes.gather("forecast written", True)
-    if not processes.on_first("finish", lambda: _finish(output, axes)):
-        raise Failed(
+    else:
+        programs = Programs(
+            *(model, params, devices, request.every, request.physics, fields)
+        )
+        making = _Making(
+            *(request, config.seed, store, starts, axes, sea, devices, programs, output)
+        )
+        making.all_batches(batch or rows)
+        processes.gather("forecast written", True)
+        processes.on_first("finish", output.finish)
+    if not processes.on_first("report", lambda: _some_finite(output, axes)):
+        raise Diverged(
             f"{request.output}: no forecast stayed finite: use a smaller "
             "model.step_minutes, or train longer"
         )
 
 
-def _check(request: Request, config: ConfigDict, store: Store) -> None:
+def _check_oracle(request: Request, store: Store) -> None:
     if request.physics == "oracle" and "podgcm sample" not in str(store.attrs):
         raise UserError(
             f"--physics=oracle is the sample planet's own physics, and {store.path} is "
             "not of it: use learned or none"
         )
+
+
+def _check(request: Request, config: ConfigDict) -> None:
     if request.members < 1:
         raise UserError(f"--members={request.members} must be at least 1")
     noisy = config.model.noise and request.physics == "learned"
@@ -119,8 +129,7 @@ def _check(request: Request, config: ConfigDict, store: Store) -> None:
 
 def _step(folder: Folder, workdir: str) -> int:
     """Of the checkpoint: that of a forecast which was begun, or the newest."""
-    found = folder.read_json("zarr.json") or {}
-    begun = found.get("attributes", {}).get("checkpoint")
+    begun = read_note(folder).get("checkpoint")
     steps = checkpoint.steps(workdir)
     return begun if begun in steps else newest_step(workdir)
 
@@ -141,9 +150,8 @@ def _note(request: Request, store: Store) -> dict[str, Any]:
     }
 
 
-def _finish(output: Output, axes: Axes) -> bool:
-    """Closes the store, and tells of rows that blew up; whether some did not."""
-    output.finish()
+def _some_finite(output: Output, axes: Axes) -> bool:
+    """Tells of rows that blew up; whether some did not."""
     finite = output.finite().reshape(len(axes.times), axes.members, -1)
     bad = np.argwhere(~finite.all(axis=-1))
     for time, member in bad:
@@ -171,44 +179,52 @@ class _Making:
     output: Output
 
     def all_batches(self, rows: int) -> None:
-        """Computes and writes all rows, so many at once."""
-        places = [
-            (time, member)
-            for time in range(len(self.starts))
-            for member in range(self.request.members)
-        ]
-        batches = [places[i : i + rows] for i in range(0, len(places), rows)]
-        saved = [self.output.progress(number) for number in range(len(batches))]
-        done = sum(leads for leads, _ in saved)
-        total = len(batches) * len(self.axes.leads)
-        if done:
-            say(f"going on: {done} of {total} outputs are there")
+        """Computes and writes all rows that are not there, so many at once.
+
+        So many may be others than before a kill: finished rows are left alone, and a
+        batch goes on if it is the same.
+        """
+        leads = len(self.axes.leads)
+        everything = range(len(self.starts) * self.axes.members)
+        known = self.output.progress()
+        finished: set[int] = set()
+        for batch, (done, _) in known.items():
+            finished.update(batch if done == leads else ())
+        left = [row for row in everything if row not in finished]
+        batches = [tuple(left[i : i + rows]) for i in range(0, len(left), rows)]
+        saved = [known.get(batch, (0, {})) for batch in batches]
+        done = sum(some for some, _ in saved)
+        if known:
+            say(
+                f"going on: {len(finished)} of {len(everything)} forecasts are there, "
+                f"and {done} outputs of others"
+            )
         outputs = (
             lead
-            for number, (some, known) in enumerate(zip(batches, saved, strict=True))
-            if known[0] < len(self.axes.leads)
-            for lead in self._batch(number, some, rows, *known)
+            for batch, begun in zip(batches, saved, strict=True)
+            for lead in self._batch(batch, rows, *begun)
         )
         label = f"forecast ({self.request.physics}): outputs"
-        for _ in progress(outputs, label, total=total - done):
+        for _ in progress(outputs, label, total=leads * len(batches) - done):
             pass
 
     def _batch(
         self,
-        number: int,
-        places: Sequence[tuple[int, int]],
+        batch: tuple[int, ...],
         rows: int,
         done: int,
         saved: dict[str, np.ndarray],
     ) -> Iterator[int]:
-        """Makes the outputs of a batch from the `done`th on."""
+        """Makes the outputs of some rows from the `done`th on."""
         leads = self.axes.leads
         # A last batch that is not full repeats rows, whose output is dropped.
-        times, members = np.array(places)[np.resize(np.arange(len(places)), rows)].T
+        repeated = np.resize(np.arange(len(batch)), rows)
+        times, members = np.divmod(np.array(batch)[repeated], self.axes.members)
+        places = list(zip(times[: len(batch)], members, strict=False))
         starts = self.starts[times]
         tags = self._rows(starts, members)
         record = self._record(places, saved)
-        state = self._placed(saved) if done else None
+        state = self._placed(saved, repeated) if done else None
         sea = self._sea(starts, leads[max(done - 1, 0)])
         with futures.ThreadPoolExecutor(1, "writer") as writer:
             pending: list[futures.Future] = []
@@ -222,7 +238,7 @@ class _Making:
                         state, sea, later, tags, int(leads[lead - 1])
                     )
                     sea = later
-                task = functools.partial(self._keep, number, record, lead, fresh, state)
+                task = functools.partial(self._keep, batch, record, lead, fresh, state)
                 if processes.count() > 1:
                     task()  # its exchanges must come in the same order everywhere
                 else:
@@ -236,21 +252,23 @@ class _Making:
     def _record(
         self, places: Sequence[tuple[int, int]], saved: dict[str, np.ndarray]
     ) -> Instants:
-        """Of the rows that this process writes."""
-        mine = {
-            row: place
-            for row, place in enumerate(places)
-            if row % processes.count() == jax.process_index()
-        }
+        """Of all rows; each process writes some of them."""
+        mine = range(jax.process_index(), len(places), processes.count())
         if self.axes.monthly:
-            return Months(self.output, self.axes, mine, saved)
-        return Instants(self.output, self.axes, mine)
+            return Months(self.output, self.axes, places, mine, saved)
+        return Instants(self.output, self.axes, places, mine)
 
     def _keep(
-        self, number: int, record: Instants, lead: int, fresh: Any, state: ModelState
+        self,
+        batch: tuple[int, ...],
+        record: Instants,
+        lead: int,
+        fresh: Any,
+        state: ModelState,
     ) -> None:
         """Hands an output to the record; notes how far it is, where that is whole."""
-        values, finite = jax.tree.map(np.asarray, fresh)
+        rows = len(batch)
+        values, finite = jax.tree.map(lambda x: np.asarray(x)[:rows], fresh)
         record.take(lead, values, finite.astype(bool))
         if not record.whole(lead):
             return
@@ -259,12 +277,12 @@ class _Making:
             leaves = jax.tree.leaves(state)
             if processes.count() > 1:
                 leaves = multihost_utils.process_allgather(leaves, tiled=True)
-            arrays = {f"state/{i}": np.asarray(x) for i, x in enumerate(leaves)}
+            arrays = {f"state/{i}": np.asarray(x)[:rows] for i, x in enumerate(leaves)}
             arrays |= record.arrays()
         if processes.count() > 1:
-            processes.gather(f"written {number} {lead}", True)
+            processes.gather(f"written {batch[0]} {lead}", True)
         if processes.is_first():
-            self.output.save(number, lead + 1, arrays)
+            self.output.save(batch, lead + 1, arrays)
 
     # ---- what rows begin with
 
@@ -296,11 +314,11 @@ class _Making:
     def _sea(self, starts: np.ndarray, lead: int) -> Frame:
         return self._on_devices(self.sea.at(starts, int(lead)))
 
-    def _placed(self, saved: dict[str, np.ndarray]) -> ModelState:
-        """A saved state, on the mesh."""
+    def _placed(self, saved: dict[str, np.ndarray], rows: np.ndarray) -> ModelState:
+        """These rows of a saved state, on the mesh."""
         shardings = self.programs.state_shardings
         structure = jax.tree.structure(shardings)
-        leaves = [saved[f"state/{i}"] for i in range(structure.num_leaves)]
+        leaves = [saved[f"state/{i}"][rows] for i in range(structure.num_leaves)]
         return place(jax.tree.unflatten(structure, leaves), shardings)
 
     def _on_devices(self, tree: Any) -> Any:
