@@ -190,14 +190,10 @@ def initial_state(equations: PrimitiveEquations, seed: int) -> State:
     # Pressure at which the flat atmosphere has the height of the ground.
     height = equations.orography - baroclinic_wave.orography(harmonics)
     lnps = -height / (units.GAS_CONSTANT * 280.0)
-    humidity = harmonics.analysis(
-        jnp.broadcast_to(
-            0.01
-            * SIGMA.centers[:, None, None] ** 4
-            * (1 - GRID.sin_latitude**2)[:, None],
-            (SIGMA.layers, *GRID.shape),
-        )
-    )
+    aloft, to_poles = SIGMA.centers**4, 1 - GRID.sin_latitude**2
+    moist = 0.01 * aloft[:, None, None] * to_poles[:, None]
+    moist = np.broadcast_to(moist, (SIGMA.layers, *GRID.shape))
+    humidity = harmonics.analysis(jnp.asarray(moist, jnp.float32))
     tracers = {name: jnp.zeros_like(humidity) for name in CONDENSATES}
     return dataclasses.replace(
         state,

@@ -21,7 +21,7 @@ def array_files(
     # A context of its own is a memory of its own.
     array = ts.open(spec, create=True, context=ts.Context()).result()
     if values is not None:
-        array.write(np.ascontiguousarray(values)).result()
+        array.write(np.asarray(values, order="C")).result()
     memory = array.kvstore
     names = [name.decode() for name in memory.list().result()]
     return {name: memory.read(name).result().value for name in names}

@@ -12,7 +12,8 @@ from tests.train.test_forecast import make_run
 
 
 @pytest.mark.slow
-def test_figures(tmp_path, make_tiny_config, tiny_store):
+def test_figures(tmp_path, make_tiny_config, tiny_store, monkeypatch):
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")  # of the forecasts' processes
     with jax.enable_x64(False):
         workdir = make_run(tmp_path / "run", make_tiny_config(), tiny_store)
     arguments = argparse.Namespace(

@@ -329,7 +329,7 @@ def test_forecasts_that_blow_up_do_not_count(tiny_store, tmp_path, capsys):
     pairs = [scores[x]["temperature"][:-1, 4] for x in ("bad", "good")]
     expected = np.sqrt(pairs[0].mean(0) / pairs[1].mean(0)) - 1
     relative = made.scores.difference("bad", "good", "temperature").relative[4]
-    np.testing.assert_allclose(relative, expected, rtol=1e-5)
+    np.testing.assert_allclose(relative, expected, atol=1e-6)
 
 
 def test_bootstrap():

@@ -20,8 +20,9 @@ HOURS = 6
 SAMPLES, MEMBERS = 4, 2
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4}
 # The gradient of members' scores jumps where a member meets the target: an element that
-# rounding puts on the other side changes 1e-4 of a leaf.
-TOLERANCE_OF_JUMPS = {"float64": 1e-10, "float32": 5e-4}
+# rounding puts on the other side changes 1e-4 of a leaf, and a thousandth of that of the
+# lengths of random fields, whose gradient is a small difference.
+TOLERANCE_OF_JUMPS = {"float64": 1e-10, "float32": 2e-3}
 # With plain gradient descent the new parameters tell the gradient to every digit; Adam
 # would blow up what is left of gradients that vanish.
 OPTIMIZER = optax.sgd(1e-2, momentum=0.9)
