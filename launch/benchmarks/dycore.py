@@ -80,12 +80,15 @@ class Case:
             shards=shards,
         )
 
-    def filtered_step(self, equations: PrimitiveEquations) -> Callable[[State], State]:
-        """Ours, of that core."""
+    def filtered_step(
+        self, equations: PrimitiveEquations, written_out: bool = False
+    ) -> Callable[[State], State]:
+        """Ours, of that core; see `imex_step`."""
         smooth = exponential_filter(
             self.grid, self.minutes, FILTER_MINUTES, FILTER_ORDER
         )
-        return filtered(imex_step(equations, self.step), [smooth])
+        step = imex_step(equations, self.step, written_out=written_out)
+        return filtered(step, [smooth])
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

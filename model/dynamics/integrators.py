@@ -47,11 +47,15 @@ SIL3 = Tableau(
 
 
 def imex_step(
-    equation: ImplicitExplicit[Y], dt: float, tableau: Tableau = SIL3
+    equation: ImplicitExplicit[Y],
+    dt: float,
+    tableau: Tableau = SIL3,
+    written_out: bool = False,
 ) -> Callable[[Y], Y]:
     """One step of `dt` (model units) of an implicit-explicit Runge-Kutta scheme.
 
-    The stages are a scan, so that the equation is compiled once for all of them.
+    The stages are a scan, so that the equation is compiled once for all of them; or
+    `written_out`, for whoever counts what a program does.
 
     Raises:
       ValueError: if a stage of the tableau has no implicit part of its own.
@@ -101,7 +105,7 @@ def imex_step(
         weights = (explicit_weights, implicit_weights, own_weights)
         inputs = tuple(jnp.asarray(w, dtype) for w in weights)
         start = (y0, equation.implicit(y0), (y0,) * stages)
-        (y, *_), _ = jax.lax.scan(stage, start, inputs)
+        (y, *_), _ = jax.lax.scan(stage, start, inputs, unroll=written_out)
         return y
 
     return step

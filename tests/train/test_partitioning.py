@@ -20,8 +20,8 @@ HOURS = 6
 SAMPLES, MEMBERS = 4, 2
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4}
 # The gradient of members' scores jumps where a member meets the target: an element that
-# rounding puts on the other side changes 1e-4 of most leaves, and 1e-3 of the lengths of
-# random fields, a few numbers to which all elements add.
+# rounding puts on the other side changes 1e-4 of most leaves, and 1e-3 of the lengths
+# of random fields, a few numbers to which all elements add.
 TOLERANCE_OF_JUMPS = {"float64": 1e-10, "float32": 2e-3}
 # With plain gradient descent the new parameters tell the gradient to every digit; Adam
 # would blow up what is left of gradients that vanish.
