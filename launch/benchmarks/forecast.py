@@ -7,8 +7,8 @@ a climate run. Every forecast is a process of its own.
 
 import argparse
 import json
-import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -60,14 +60,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     _kill_half_way(args.workdir, killed, many, seconds / 2)
     _forecast(args.workdir, killed, many)
     result["equal"] = _bytes(whole) == _bytes(killed)
-    peaks = {}
+    peaks: dict[str, float] = {}
     for days in (_SHORT, _LONG):
         path = folder / f"{days}_days.zarr"
         shutil.rmtree(path, ignore_errors=True)
         flags = [f"--init={args.first}", f"--lead={days}d"]
-        _, peaks[days] = _forecast(args.workdir, path, flags)
+        _, peaks[str(days)] = _forecast(args.workdir, path, flags)
     result["peak_memory_mib"] = peaks
-    result["memory_ratio"] = round(peaks[_LONG] / peaks[_SHORT], 3)
+    result["memory_ratio"] = round(peaks[str(_LONG)] / peaks[str(_SHORT)], 3)
     if args.years:
         result["climate"] = _climate(args, folder)
     (folder / "figures.json").write_text(json.dumps(result, indent=2) + "\n")
@@ -92,14 +92,22 @@ def _forecast(
     workdir: str, output: pathlib.Path, flags: list[str]
 ) -> tuple[float, float]:
     """Seconds, and peak of its memory in MiB; blown up or not, it costs the same."""
-    begun = time.monotonic()
+    begun, peak = time.monotonic(), 0.0
     process = subprocess.Popen(_command(workdir, output, flags))
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    while process.poll() is None:
+        peak = max(peak, _peak_mib(process.pid))
+        time.sleep(0.1)
     root = output / "zarr.json"
     if not (root.exists() and json.loads(root.read_text())["attributes"]["finished"]):
         raise Failed(f"the forecast {output} ended with {process.returncode}")
-    return time.monotonic() - begun, used.ru_maxrss / 1024
+    return time.monotonic() - begun, peak
+
+
+def _peak_mib(pid: int) -> float:
+    """Of a process until now. (What `wait` tells of its end is its parent's too.)"""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return int(found[1]) / 1024 if found else 0.0  # none of one that has just ended
 
 
 def _kill_half_way(
