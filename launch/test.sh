@@ -7,8 +7,9 @@ source "$(dirname "$0")/environment.sh"
 
 ruff check .
 ruff format --check .
-# The slow ones in two processes, for compilers mostly use one core; files whole, for
-# their tests share what they prepare.
-processes=()
-case " $* " in *" --slow "*) processes=(--numprocesses=2 --dist=loadfile) ;; esac
+# In two processes, for compilers mostly use one core; files whole, for their tests share
+# what they prepare. Not so the drills, which start processes of their own, nor what is
+# to print as it runs.
+processes=(--numprocesses=2 --dist=loadfile)
+case " $* " in *" --drills "* | *" -s "*) processes=() ;; esac
 python -m pytest ${processes[@]+"${processes[@]}"} "$@"
