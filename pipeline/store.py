@@ -5,6 +5,7 @@
 
 import dataclasses
 import functools
+import math
 import os
 import re
 import threading
@@ -27,6 +28,7 @@ _REQUESTS = 128
 # Later ones wait twice as long each. By default it is a second, in which a batch waits
 # for one request in many.
 _FIRST_RETRY = "100ms"
+_ALIGNMENT = 64  # bytes
 
 
 class DamagedStoreError(UserError):
@@ -268,10 +270,10 @@ class Store:
         view = view[(..., read.longitudes)]
         if read.times is None:
             parts = [(slice(None), view)]
-            values = np.empty(view.shape, np.float32)
+            values = _aligned(view.shape)
         else:
             parts = [(place, view[times]) for place, times in _runs(read.times)]
-            values = np.empty((len(read.times), *view.shape[1:]), np.float32)
+            values = _aligned((len(read.times), *view.shape[1:]))
         # Into memory of NumPy: fresh memory of TensorStore's is slower to get.
         target = ts.array(values)
         futures = [
@@ -306,6 +308,14 @@ class _Read:
     folded: bool
     longitudes: slice
     names: tuple[str, ...]
+
+
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """Memory for float32 values, that JAX on a CPU takes for its own without a copy."""
+    size = 4 * math.prod(shape)
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    first = -memory.ctypes.data % _ALIGNMENT
+    return memory[first : first + size].view(np.float32).reshape(shape)
 
 
 def _fold(view: ts.TensorStore, pairs: slice) -> ts.TensorStore:

@@ -315,7 +315,8 @@ class Loader:
             .batch(batch, drop_remainder=True)  # or one sample overflows a length
         )
         batches = self._numbers.map(self._reader.read)
-        ahead = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
+        # TensorStore decodes one batch on all cores; a second at once is slower.
+        ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
         self.delivered = delivered
         self._iterator = iter(batches.to_iter_dataset(ahead))
         self._iterator.set_state({"next_index": delivered})

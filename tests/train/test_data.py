@@ -7,7 +7,7 @@ import pytest
 from model.spec import LEVEL_VARIABLES, SURFACE_VARIABLES
 from model.sphere.grids import fold
 from pipeline.errors import UserError
-from train.data import Loader, Windows, check_store, parse_window
+from train.data import BatchReader, Loader, Windows, check_store, parse_window
 from train.mesh import MeshShape, make_mesh
 
 
@@ -44,6 +44,14 @@ def test_loader_splits_fields_over_the_mesh(windows):
     batch = next(Loader(windows, make_mesh(MeshShape(2, 1, 2, 2)), batch=4, seed=1))
     shard = batch["frames"]["temperature"].addressable_shards[0].data
     assert shard.shape == (2, 3, 8, 2, 4, 16)
+
+
+def test_a_cpu_device_takes_what_was_read_without_a_copy(windows):
+    reader = BatchReader(windows, make_mesh(MeshShape()), batch=2)
+    local = reader.read(np.array([0, 3]))
+    for name, x in reader.to_devices(local)["frames"].items():
+        place = x.addressable_data(0).unsafe_buffer_pointer()
+        assert place == local["frames"][name].ctypes.data, name
 
 
 @pytest.mark.parametrize("size", [1, 4])
