@@ -300,26 +300,30 @@ class NeuralGCM:
         core = dataclasses.replace(
             self.equations, orography=self.core_orography(networks)
         )
-        equations, forcing = core, None
+        # All steps are taken in the order of the transforms.
+        equations, forcing, ordered = core.ordered, None, core.harmonics.ordered
         if physics is not None:
-            forcing = self.forcing(state, surroundings, physics)
-            equations = Forced(core, forcing)
+            forcing = core.enter(self.forcing(state, surroundings, physics))
+            equations = Forced(core.ordered, forcing)
         filters = [
             exponential_filter(
-                spec.dycore_grid, minutes, f.tau_minutes, f.order, f.cutoff
+                *(spec.dycore_grid, minutes, f.tau_minutes, f.order, f.cutoff),
+                waves=ordered,
             )
             for f in spec.filters
         ]
         added = jax.tree.map(lambda x: dt * x, forcing)
-        filters += fixers(spec.fixers, core, added)
+        filters += fixers(spec.fixers, core.ordered, added)
         step = filtered(imex_step(equations, dt), filters)
         atmosphere = self.harmonics.with_waves_of(
             core.harmonics, state.atmosphere, clip=not spec.as_published
         )
         substep = remat.treated(lambda x, _: (step(x), None), spec.remat.substep)
-        atmosphere, _ = jax.lax.scan(substep, atmosphere, length=spec.substeps)
+        atmosphere, _ = jax.lax.scan(
+            substep, core.enter(atmosphere), length=spec.substeps
+        )
         return ModelState(
-            core.harmonics.with_waves_of(self.harmonics, atmosphere),
+            core.harmonics.with_waves_of(self.harmonics, core.leave(atmosphere)),
             state.atmosphere if state.memory is not None else None,
             self._later(state.noise, networks),
         )

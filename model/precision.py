@@ -14,7 +14,7 @@ chosen for TPUs only.
 """
 
 import functools
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,31 +49,44 @@ def _halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return leading, jax.lax.reduce_precision(x - leading, 8, 7)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
-def of_table(
-    subscripts: str, table: jax.Array, x: jax.Array, precision: Precision = "highest"
-) -> jax.Array:
-    """`einsum` of a table and an array, of which the array alone has a gradient.
+class Table(NamedTuple):
+    """A matrix [..., k, j] by which arrays are multiplied, and its transpose.
 
-    That is the product of the same table with the subscripts exchanged; what JAX would
-    make of it has its dimensions in another order, and moving them about costs a CPU
-    more than the product.
+    Processors multiply by rows of the left factor. The gradient of an array that was
+    multiplied by a table is a product with the transpose, which would else be taken
+    apart for every such product.
     """
-    return einsum(subscripts, table, x, precision)
+
+    matrix: jax.Array
+    transpose: jax.Array
+
+    @classmethod
+    def of(cls, matrix: jax.Array) -> "Table":
+        return cls(matrix, matrix.swapaxes(-1, -2))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def of_table(table: Table, x: jax.Array, precision: Precision = "highest") -> jax.Array:
+    """A table [..., k, j] times an array [..., j, *others], [..., k, *others].
+
+    The array alone has a gradient.
+    """
+    leading = "abcdefgh"[: table.matrix.ndim - 2]
+    subscripts = f"{leading}yz,{leading}z...->{leading}y..."
+    return einsum(subscripts, table.matrix, x, precision)
 
 
 def _of_table_forward(
-    subscripts: str, table: jax.Array, x: jax.Array, precision: Precision
-) -> tuple[jax.Array, jax.Array]:
-    return einsum(subscripts, table, x, precision), table
+    table: Table, x: jax.Array, precision: Precision
+) -> tuple[jax.Array, Table]:
+    return of_table(table, x, precision), table
 
 
 def _of_table_backward(
-    subscripts: str, precision: Precision, table: jax.Array, gradient: jax.Array
+    precision: Precision, table: Table, gradient: jax.Array
 ) -> tuple[None, jax.Array]:
-    factors, result = subscripts.split("->")
-    of_table, of_x = factors.split(",")
-    return None, einsum(f"{of_table},{result}->{of_x}", table, gradient, precision)
+    transposed = Table(table.transpose, table.matrix)
+    return None, of_table(transposed, gradient, precision)
 
 
 of_table.defvjp(_of_table_forward, _of_table_backward)

@@ -36,7 +36,8 @@ def compare(
     state = initial_state(case, equations.harmonics)
     contenders = {
         "ours": Contender(
-            "ours", lambda tables, x: case.filtered_step(tables)(x), equations, state
+            *("ours", lambda tables, x: case.filtered_step(tables)(x), equations),
+            equations.enter(state),
         )
     }
     if args.judge:

@@ -22,6 +22,7 @@ from model.dynamics.filters import StepFilter
 from model.dynamics.primitive_equations import (
     CONDENSATES,
     HUMIDITY,
+    Equations,
     PrimitiveEquations,
 )
 from model.dynamics.state import State
@@ -71,16 +72,22 @@ class Budget:
         }
 
 
-def budget(equations: PrimitiveEquations, state: State) -> Budget:
-    """The means of a state; inside `shard_map`, equal on all of its devices."""
+def budget(equations: Equations, state: State) -> Budget:
+    """The means of a state; inside `shard_map`, equal on all of its devices.
+
+    The state is in the order of the equations.
+    """
+    if isinstance(equations, PrimitiveEquations):
+        return budget(equations.ordered, equations.enter(state))
+    equations, waves = equations.equations, equations.waves
     h = equations.harmonics
-    whole, ground = h.gather((state, equations.orography))
+    whole, ground = waves.gather((state, waves.enter(equations.orography)))
     names = [n for n in (HUMIDITY, *CONDENSATES) if n in state.tracers]
-    fields = [*h.cos_wind(whole.vorticity, whole.divergence), Waves(whole.temperature)]
-    fields += [Waves(whole.tracers[name]) for name in names]
-    fields.append(Waves(jnp.stack([whole.log_surface_pressure, ground])))
-    u, v, temperature, *water, surface = h.all_to_nodal(fields)
-    lnps, ground = surface
+    fields = [*waves.cos_wind(whole.vorticity, whole.divergence)]
+    fields += [Waves(x) for x in (whole.temperature, *map(whole.tracers.get, names))]
+    fields += [Waves(whole.log_surface_pressure), Waves(ground)]
+    u, v, temperature, *water, lnps, ground = h.transform.to_nodal(fields)
+    (lnps,), (ground,) = lnps, ground
     sec2 = h.sec2_latitude
 
     # u and v carry a factor cos(lat).
@@ -120,18 +127,18 @@ def budget(equations: PrimitiveEquations, state: State) -> Budget:
 # ---- fixers
 
 
-def fix_mean_log_surface_pressure(equations: PrimitiveEquations) -> StepFilter[State]:
+def fix_mean_log_surface_pressure(equations: Equations) -> StepFilter[State]:
     """Keeps the mean of ln(ps), as the published models do."""
 
     def fix(before: State, after: State) -> State:
-        mean = equations.harmonics.is_mean
+        mean = equations.waves.is_mean
         lnps = jnp.where(mean, before.log_surface_pressure, after.log_surface_pressure)
         return dataclasses.replace(after, log_surface_pressure=lnps)
 
     return fix
 
 
-def fix_dry_mass(equations: PrimitiveEquations) -> StepFilter[State]:
+def fix_dry_mass(equations: Equations) -> StepFilter[State]:
     """Keeps the dry mass: scales the surface pressure by one factor everywhere."""
 
     def fix(before: State, after: State) -> State:
@@ -144,7 +151,7 @@ def fix_dry_mass(equations: PrimitiveEquations) -> StepFilter[State]:
 
 
 def fix_total_energy(
-    equations: PrimitiveEquations, forcing: State | None = None
+    equations: Equations, forcing: State | None = None
 ) -> StepFilter[State]:
     """Keeps the total energy: changes the temperature by one amount everywhere.
 
@@ -168,7 +175,7 @@ FIXERS = ("mean_log_surface_pressure", "dry_mass", "total_energy")
 
 def fixers(
     names: Sequence[str],
-    equations: PrimitiveEquations,
+    equations: Equations,
     forcing: State | None = None,
 ) -> list[StepFilter[State]]:
     """The fixers of these `FIXERS`, in the order in which they go together.
@@ -183,7 +190,7 @@ def fixers(
     return [fix for name, fix in known.items() if name in names]
 
 
-def _uniform(equations: PrimitiveEquations, value: jax.Array) -> jax.Array:
-    """A field that is `value` everywhere, spectral [2, m, l] of own m."""
-    mean = equations.harmonics.is_mean
+def _uniform(equations: Equations, value: jax.Array) -> jax.Array:
+    """A field that is `value` everywhere, spectral, in the order of the equations."""
+    mean = equations.waves.is_mean
     return jnp.where(mean, np.sqrt(4 * np.pi) * value, jnp.zeros((), value.dtype))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.sphere.grids import GaussianGrid
-from model.sphere.harmonics import total_wavenumbers
+from model.sphere.harmonics import OrderedWaves, total_wavenumbers
 
 Y = TypeVar("Y")
 StepFilter = Callable[[Y, Y], Y]
@@ -49,16 +49,26 @@ def exponential_factors(
 
 
 def exponential_filter(
-    grid: GaussianGrid, dt: float, tau: float, order: int, cutoff: float = 0.0
+    grid: GaussianGrid,
+    dt: float,
+    tau: float,
+    order: int,
+    cutoff: float = 0.0,
+    waves: OrderedWaves | None = None,
 ) -> StepFilter[Y]:
     """Filter for one step of `dt`; waves of the smallest scale decay in `tau`.
 
-    `dt` and `tau` in the same units.
+    `dt` and `tau` in the same units. States are of arrays [..., m, l], or `waves` in
+    the order of the transforms.
     """
 
     def smooth(before: Y, after: Y) -> Y:
-        rows = jax.tree.leaves(after)[0].shape[-1]
+        if waves is None:
+            rows = jax.tree.leaves(after)[0].shape[-1]
+        else:
+            rows = len(waves.harmonics.total_wavenumber)
         factors = exponential_factors(grid, dt / tau, order, cutoff, rows)
+        factors = factors if waves is None else waves.of_total(factors)
         return jax.tree.map(lambda x: x * jnp.asarray(factors, x.dtype), after)
 
     return smooth

@@ -17,6 +17,18 @@ class Forced(Generic[Y]):
     equations: ImplicitExplicit[Y]
     forcing: Y
 
+    @property
+    def ordered(self) -> "Forced[Y] | None":
+        """See `model.dynamics.integrators`."""
+        inner = getattr(self.equations, "ordered", None)
+        return None if inner is None else Forced(inner, self.enter(self.forcing))
+
+    def enter(self, y: Y) -> Y:
+        return self.equations.enter(y)
+
+    def leave(self, y: Y) -> Y:
+        return self.equations.leave(y)
+
     def explicit(self, y: Y) -> Y:
         tendency = self.equations.explicit(y)
         return jax.tree.map(lambda a, b: a + b, tendency, self.forcing)

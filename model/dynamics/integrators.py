@@ -2,7 +2,8 @@
 
 An equation is anything with `explicit(y)`, `implicit(y)` and
 `implicit_solve(y, step)`, which solves x - step * implicit(x) = y. Of fields without an
-implicit part `implicit` says None.
+implicit part `implicit` says None. If its variables are better kept in another order
+during a step, it has `ordered`, the same equation among those, `enter` and `leave`.
 """
 
 import dataclasses
@@ -10,8 +11,6 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 Y = TypeVar("Y")
 
@@ -47,65 +46,52 @@ SIL3 = Tableau(
 
 
 def imex_step(
-    equation: ImplicitExplicit[Y],
-    dt: float,
-    tableau: Tableau = SIL3,
-    written_out: bool = False,
+    equation: ImplicitExplicit[Y], dt: float, tableau: Tableau = SIL3
 ) -> Callable[[Y], Y]:
     """One step of `dt` (model units) of an implicit-explicit Runge-Kutta scheme.
 
-    The stages are a scan, so that the equation is compiled once for all of them; or
-    `written_out`, for whoever counts what a program does.
+    The stages are written out, one after another: in a loop they would copy the state.
 
     Raises:
       ValueError: if a stage of the tableau has no implicit part of its own.
     """
-    stages = len(tableau.explicit)
-    # [stage, later stage, counted from this one]
-    explicit_weights, implicit_weights = np.zeros((2, stages, stages))
-    for i, (row, implicit_row) in enumerate(
-        zip(tableau.explicit, tableau.implicit, strict=True)
-    ):
-        for j in range(i + 1):
-            explicit_weights[j, i - j] = row[j]
-            implicit_weights[j, i - j] = implicit_row[j]
-    own_weights = np.array([row[-1] for row in tableau.implicit])
-    if not own_weights.all():
+    if not all(row[-1] for row in tableau.implicit):
         raise ValueError("a stage of the tableau has no implicit part of its own")
+    if getattr(equation, "ordered", None) is not None:
+        inner = imex_step(equation.ordered, dt, tableau)
+        return lambda y: equation.leave(inner(equation.enter(y)))
 
-    def step(y0: Y) -> Y:
-        dtype = jnp.finfo(jax.tree.leaves(y0)[0].dtype).dtype
-
-        def stage(carry, inputs):
-            y, slope, known = carry
-            of_explicit, of_implicit, own = inputs
+    def step(y: Y) -> Y:
+        slope = equation.implicit(y)
+        stages = [y] * len(tableau.explicit)  # what is known of each
+        for i in range(len(stages)):
             explicit = equation.explicit(y)
-
-            def added(j: int) -> Y:
-                """What this stage's slopes add to a later stage, to what was known."""
-                return jax.tree.map(
-                    lambda k, f, g: (
-                        k
-                        + dt * of_explicit[j] * f
-                        + (0.0 if g is None else dt * of_implicit[j] * g)
-                    ),
-                    *(known[j], explicit, slope),
-                )
-
-            now, *later = (added(j) for j in range(stages))
-            y = equation.implicit_solve(now, dt * own)
+            for j in range(i, len(stages)):
+                weights = dt * tableau.explicit[j][i], dt * tableau.implicit[j][i]
+                stages[j] = _added(stages[j], explicit, slope, *weights)
+            own = dt * tableau.implicit[i][-1]
+            y = equation.implicit_solve(stages[i], own)
             # The equation that was solved tells implicit(y), which need not be
             # evaluated (and exchanged between devices) again.
-            slope = jax.tree.map(
-                lambda y, k, g: None if g is None else (y - k) / (dt * own),
-                *(y, now, slope),
-            )
-            return (y, slope, (*later, known[-1])), None
-
-        weights = (explicit_weights, implicit_weights, own_weights)
-        inputs = tuple(jnp.asarray(w, dtype) for w in weights)
-        start = (y0, equation.implicit(y0), (y0,) * stages)
-        (y, *_), _ = jax.lax.scan(stage, start, inputs, unroll=written_out)
+            slope = _solved_slope(y, stages[i], slope, own)
         return y
 
     return step
+
+
+def _added(y: Y, explicit: Y, implicit: Y, a: float, b: float) -> Y:
+    """y + a * explicit + b * implicit."""
+
+    def one(y: jax.Array, f: jax.Array, g: jax.Array | None) -> jax.Array:
+        y = y + a * f if a else y
+        return y + b * g if b and g is not None else y
+
+    return jax.tree.map(one, y, explicit, implicit)
+
+
+def _solved_slope(y: Y, known: Y, implicit: Y, step: float) -> Y:
+    """(y - known) / step where there is an implicit part."""
+    return jax.tree.map(
+        lambda y, known, g: None if g is None else (y - known) / step,
+        *(y, known, implicit),
+    )

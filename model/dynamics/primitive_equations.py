@@ -22,30 +22,16 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from model import partitioning, units
+from model.dynamics.products import CONDENSATES as CONDENSATES
+from model.dynamics.products import HUMIDITY, point_matrices, products
 from model.dynamics.state import State
 from model.partitioning import LEVEL, MODAL_SURFACE
 from model.precision import Precision
 from model.sphere.grids import GaussianGrid
-from model.sphere.harmonics import SphericalHarmonics
-from model.sphere.waves import Curl, Flux, Waves
-from model.vertical.layers import (
-    Layers,
-    PlaneSums,
-    all_layers,
-    on_layers,
-    sum_layers,
-    sums_below,
-    sums_of_all,
-    times,
-)
+from model.sphere.harmonics import OrderedWaves, SphericalHarmonics
+from model.sphere.waves import Waves
+from model.vertical.layers import Layers
 from model.vertical.sigma import SigmaLevels
-from model.vertical.surface import on_levels
-
-HUMIDITY = "specific_humidity"
-CONDENSATES = (
-    "specific_cloud_ice_water_content",
-    "specific_cloud_liquid_water_content",
-)
 
 
 @functools.partial(
@@ -175,6 +161,60 @@ class PrimitiveEquations:
             **dict.fromkeys(everywhere, P()),
         )
 
+    @property
+    def waves(self) -> SphericalHarmonics:
+        return self.harmonics
+
+    # ---- the equations, of states [level, 2, own m, l]
+
+    def explicit(self, state: State) -> State:
+        """Tendency of everything but the linear gravity-wave terms."""
+        return self.leave(self.ordered.explicit(self.enter(state)))
+
+    def implicit(self, state: State) -> State:
+        """Tendency of the linear gravity-wave terms; None of vorticity and tracers."""
+        return self.leave(self.ordered.implicit(self.enter(state)))
+
+    def implicit_solve(self, state: State, step: float | jax.Array) -> State:
+        """Solves x - step * implicit(x) = state for x."""
+        return self.leave(self.ordered.implicit_solve(self.enter(state), step))
+
+    # ---- the same in the order of the transforms, in which steps are taken
+
+    @property
+    def ordered(self) -> "OrderedEquations":
+        """The same equations among states in the order of the transforms."""
+        return OrderedEquations(self)
+
+    def enter(self, state: State) -> State:
+        """Puts a state in the order of the transforms."""
+        return self.harmonics.ordered.enter(state)
+
+    def leave(self, state: State) -> State:
+        """The inverse of `enter`."""
+        state = jax.tree.map(self.harmonics.transform.restored, state)
+        return dataclasses.replace(
+            state, log_surface_pressure=state.log_surface_pressure[0]
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class OrderedEquations:
+    """`PrimitiveEquations` among states in the order of the transforms.
+
+    [2, .., own m, level, l] (`model.sphere.harmonics.OrderedWaves`); the surface is a
+    level of its own. Stages of a step stay in that order.
+
+    Attributes:
+      equations: the tables.
+    """
+
+    equations: PrimitiveEquations
+
+    @property
+    def waves(self) -> OrderedWaves:
+        return self.equations.harmonics.ordered
+
     # ---- explicit part
 
     def explicit(self, state: State) -> State:
@@ -183,10 +223,10 @@ class PrimitiveEquations:
         All fields go to the grid in one batched synthesis, all products come back in
         one batched analysis.
         """
-        h = self.harmonics
+        h, grid = self.waves, self.equations.harmonics.grid
         whole = h.gather(state)
-        aliased = HUMIDITY in state.tracers and not h.grid.resolves_products
-        lnps = whole.log_surface_pressure[None]
+        aliased = HUMIDITY in state.tracers and not grid.resolves_products
+        lnps = whole.log_surface_pressure
         fields = [Waves(whole.vorticity), Waves(whole.divergence)]
         fields += [Waves(whole.temperature)]
         fields += h.cos_wind(whole.vorticity, whole.divergence)
@@ -195,172 +235,35 @@ class PrimitiveEquations:
         if aliased:
             vapour = whole.tracers[HUMIDITY]
             fields += [Waves(h.laplacian(lnps)), *h.cos_gradient(vapour)]
-        products = functools.partial(self._products, list(state.tracers))
+        formed = functools.partial(products, self.equations, list(state.tracers))
         vorticity, divergence, energy, temperature, *tracers, lnps = h.at_points(
-            products, self._point_matrices(), fields
+            formed, point_matrices(self.equations), fields
         )
         tendency = State(
             vorticity=vorticity,
             divergence=divergence - h.laplacian(energy),
             temperature=temperature,
-            log_surface_pressure=lnps[0],
+            log_surface_pressure=lnps,
             tracers=dict(zip(state.tracers, tracers, strict=True)),
         )
         tendency = h.scatter(jax.tree.map(h.clip, tendency))
-        ground = h.clip(h.laplacian(self.orography))
-        levels = len(state.temperature)
-        return dataclasses.replace(
-            tendency, divergence=tendency.divergence - on_levels(ground, levels)
-        )
-
-    def _point_matrices(self) -> dict[str, jax.Array]:
-        """What multiplies columns of own layers' points, each [k, own level]."""
-        tables = {
-            "exchange_above": self.layers.exchange_above,
-            "exchange_below": self.layers.exchange_below,
-            "omega": self.layers.omega,
-            "heating": self.heating,
-        }
-        matrices = {name: self._own_columns(x) for name, x in tables.items()}
-        thickness = self.layers.thickness[None]
-        matrices["heating"] = jnp.concatenate([matrices["heating"], thickness])
-        matrices["geopotential"] = self.layers.geopotential_matrix
-        return matrices
-
-    def _own_columns(self, matrix: jax.Array) -> jax.Array:
-        """[k, all levels] -> [k, own level]."""
-        own = len(self.layers.thickness)
-        start = partitioning.index(LEVEL) * own
-        return jax.lax.dynamic_slice_in_dim(matrix, start, own, axis=1)
-
-    def _products(
-        self,
-        names: list[str],
-        sin_latitude: jax.Array,
-        matrices: dict[str, jax.Array],
-        fields: list[jax.Array],
-    ) -> list[Flux | Curl]:
-        """The products of the explicit part, of own latitudes' fields [plane, ...].
-
-        Args:
-          names: of the tracers.
-          sin_latitude: of the points.
-          matrices: see `_point_matrices`.
-          fields: as `explicit` puts them together.
-
-        Returns:
-          What is transformed to the tendencies of vorticity, of divergence but for the
-          energy, the energy, and what is transformed to the tendencies of temperature,
-          tracers and ln(ps).
-        """
-        layers = self.layers
-        zeta, div, temp, u, v, *others = fields
-        tracers = dict(zip(names, others, strict=False))
-        p_lon, p_lat, *of_aliased = others[len(tracers) :]
-        humid = HUMIDITY in tracers
-        p_lon, p_lat = (on_levels(x[0], len(temp)) for x in (p_lon, p_lat))
-
-        # u and v carry a factor cos(lat) throughout; sec2 makes up for two of them.
-        sec2 = 1 / (1 - sin_latitude**2)
-        coriolis = sin_latitude
-        tref = on_layers(self.reference_temperature, temp)
-        q = tracers.get(HUMIDITY, 0.0)
-        virtual = (units.VAPOUR_GAS_RATIO - 1) * q
-        weight = virtual - sum(tracers.get(name, 0.0) for name in CONDENSATES)
-
-        thickness = on_layers(layers.thickness, temp)
-        pressure_advection = sec2 * (u * p_lon + v * p_lat)
-        full = div + pressure_advection
-        virtual_temp = virtual * (temp + tref)
-        heated = times(matrices["heating"], pressure_advection)
-        linear_heating, slow = heated[:-1], heated[-1]
-        planes = [sum_layers(full * thickness), slow]
-        if humid:
-            planes.append(sum_layers(layers.hydrostatic_weight(virtual_temp)))
-        of_full, slow, *of_moist = sums_of_all(planes)
-        above, below, omega = (
-            self._with_others(
-                getattr(layers, name), times(matrices[name], full), of_full
-            )
-            for name in ("exchange_above", "exchange_below", "omega")
-        )
-        u_advection, v_advection, *advection = layers.advection(
-            *(above, below), [u, v, temp, *tracers.values()]
-        )
-
-        gradient_temp = temp * (1 + weight)
-        if humid and not of_aliased:
-            gradient_temp += tref * virtual
-        gradient_temp *= units.GAS_CONSTANT
-        force_u = (zeta + coriolis) * v - gradient_temp * p_lon + u_advection
-        force_v = -(zeta + coriolis) * u - gradient_temp * p_lat + v_advection
-
-        heat_capacity = 1 + (units.VAPOUR_HEAT_RATIO - 1) * q
-        explained = units.VAPOUR_GAS_RATIO - units.VAPOUR_HEAT_RATIO
-        moist_temp = (temp * (1 + virtual) + tref * explained * q) / heat_capacity
-        heating = units.KAPPA * (
-            tref * pressure_advection + moist_temp * (pressure_advection - omega)
-        )
-        heating -= self._with_others(self.heating, linear_heating, slow)
-        energy = sec2 * (u * u + v * v) / 2
-        if humid:
-            buoyancy = times(matrices["geopotential"], virtual_temp)
-            energy += units.GAS_CONSTANT * (buoyancy + of_moist[0].below)
-
-        curl_of_vapour = divergence_of_vapour = None
-        if of_aliased:
-            # The force - R (Rv / R - 1) Tref q grad(ln ps), by the product rule: of
-            # products that the grid does not resolve derivatives are not the same.
-            lnps_laplacian, q_lon, q_lat = of_aliased
-            vapour = units.GAS_CONSTANT * (units.VAPOUR_GAS_RATIO - 1) * tref
-            q_dot_p = sec2 * (q_lon * p_lon + q_lat * p_lat)
-            p_cross_q = sec2 * (p_lon * q_lat - p_lat * q_lon)
-            divergence_of_vapour = -vapour * (q * lnps_laplacian + q_dot_p)
-            curl_of_vapour = vapour * p_cross_q
-        force_u, force_v = force_u * sec2, force_v * sec2
-        products = [
-            Curl(curl_of_vapour, force_u, force_v),
-            Flux(divergence_of_vapour, force_u, force_v),
-            Flux(energy),
-        ]
-        advected = {"temperature": temp, **tracers}
-        for (name, x), vertical in zip(advected.items(), advection, strict=True):
-            source = x * div + vertical + (heating if name == "temperature" else 0.0)
-            products.append(Flux(source, -u * x * sec2, -v * x * sec2))
-        return [*products, Flux(-slow.total[None])]
-
-    def _with_others(
-        self, matrix: jax.Array, product: jax.Array, sums: PlaneSums
-    ) -> jax.Array:
-        """A matrix [level, all levels] times the layers of all devices.
-
-        Args:
-          matrix: one that takes nothing but the sums of x ds of all layers above a
-            device's own, and of all below.
-          product: the same times own layers, [level, ...].
-          sums: of x ds.
-        """
-        if partitioning.size(LEVEL) == 1:
-            return product
-        of_above = on_layers(matrix[:, 0] / self.thickness[0], product)
-        of_below = on_layers(matrix[:, -1] / self.thickness[-1], product)
-        return product + of_above * sums.above + of_below * sums.below
+        ground = h.clip(h.laplacian(h.enter(self.equations.orography)))
+        return dataclasses.replace(tendency, divergence=tendency.divergence - ground)
 
     # ---- linear part
 
     def implicit(self, state: State) -> State:
         """Tendency of the linear gravity-wave terms; None of vorticity and tracers."""
+        e, h = self.equations, self.waves
         potential, of_layers = self._potential(state)
-        divergence, below = all_layers(state.divergence, of_layers)
-        below = jax.lax.dynamic_index_in_dim(
-            below, partitioning.index(LEVEL), keepdims=False
-        )
-        potential += on_levels(below, len(potential))
+        divergence, below = _all_layers(state.divergence, of_layers)
+        own = partitioning.index(LEVEL)
+        below = jax.lax.dynamic_slice_in_dim(below, own, 1, axis=-2)
         return State(
             vorticity=None,
-            divergence=-self.harmonics.laplacian(potential),
-            temperature=-_vertical(self.heating, divergence),
-            log_surface_pressure=-_vertical(self.thickness, divergence),
+            divergence=-h.laplacian(potential + below),
+            temperature=-h.over_planes(e.heating, divergence),
+            log_surface_pressure=-h.over_planes(e.thickness[None], divergence),
             tracers=dict.fromkeys(state.tracers),
         )
 
@@ -371,41 +274,65 @@ class PrimitiveEquations:
         vertical normal modes: D = V [V^-1 rhs / (1 + step^2 c^2 l (l + 1))]. The
         right-hand side is all that needs to be known of the other devices' layers.
         """
-        laplacian = self.harmonics.laplacian
+        e, h = self.equations, self.waves
         potential, of_layers = self._potential(state)
-        rhs = state.divergence - step * laplacian(potential)
-        rhs, below = all_layers(rhs, -step * laplacian(of_layers))
-        rhs += jnp.repeat(below, len(potential), axis=0)
-        eigenvalues = jnp.asarray(self.harmonics.laplacian_eigenvalues, rhs.dtype)
-        in_modes = _vertical(self.modes_inverse, rhs)
-        in_modes /= 1 - step**2 * on_layers(self.mode_speed2, in_modes) * eigenvalues
-        rows = jnp.concatenate([self.modes, self.mode_heating])
-        divergence, heating = jnp.split(_vertical(rows, in_modes), 2)
+        own = potential.shape[-2]
+        rhs = state.divergence - step * h.laplacian(potential)
+        rhs, below = _all_layers(rhs, -step * h.laplacian(of_layers))
+        rhs += jnp.repeat(below, own, axis=-2)
+        speed2 = e.mode_speed2[:, None]
+        eigenvalues = jnp.asarray(h.laplacian_eigenvalues, rhs.dtype)
+        in_modes = h.over_planes(e.modes_inverse, rhs)
+        in_modes /= 1 - step**2 * speed2 * eigenvalues
+        heating = h.over_planes(e.mode_heating, in_modes)
+        convergence = h.over_planes(e.mode_thickness[None], in_modes)
         return State(
             vorticity=state.vorticity,
-            divergence=divergence,
+            divergence=h.over_planes(e.modes, in_modes),
             temperature=state.temperature - step * heating,
-            log_surface_pressure=state.log_surface_pressure
-            - step * _vertical(self.mode_thickness, in_modes),
+            log_surface_pressure=state.log_surface_pressure - step * convergence,
             tracers=state.tracers,
         )
 
     def _potential(self, state: State) -> tuple[jax.Array, jax.Array]:
         """R (G T + Tref ln ps) for the layers of this device, as far as they make it.
 
-        And what they add to that of all layers above: [level, 2, m, l], [2, m, l].
+        And what they add to that of all layers above, as one plane.
         """
+        e, h = self.equations, self.waves
         temperature, lnps = state.temperature, state.log_surface_pressure
-        weighted = self.layers.hydrostatic_weight(temperature)
-        potential = self.layers.geopotential(temperature, sums_below(weighted))
-        reference = on_layers(self.reference_temperature, potential)
-        potential += reference * on_levels(lnps, len(potential))
-        return (
-            units.GAS_CONSTANT * potential,
-            units.GAS_CONSTANT * sum_layers(weighted),
-        )
+        potential = h.over_planes(e.layers.geopotential_matrix, temperature)
+        potential += e.reference_temperature[:, None] * lnps
+        potential *= units.GAS_CONSTANT
+        if partitioning.size(LEVEL) == 1:
+            return potential, jnp.zeros_like(lnps)
+        weights = units.GAS_CONSTANT * e.layers.hydrostatic_weights
+        return potential, h.over_planes(weights[None], temperature)
 
 
-def _vertical(matrix: jax.Array, x: jax.Array) -> jax.Array:
-    """[k, level] or [level] times [level, ...]."""
-    return jnp.tensordot(matrix, x, axes=1, precision="highest")
+Equations = PrimitiveEquations | OrderedEquations
+
+
+def _all_layers(x: jax.Array, plane: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The layers of all devices, and a plane of each, with one exchange.
+
+    Args:
+      x: own layers in the order of the transforms, [..., level, l].
+      plane: something of them, [..., 1, l].
+
+    Returns:
+      [..., all levels, l], and for each device the sum of the planes of those that hold
+      the layers below its own, [..., devices, l].
+    """
+    devices, own = partitioning.size(LEVEL), x.shape[-2]
+    if devices == 1:
+        return x, jnp.zeros_like(plane)
+    both = jnp.concatenate([x, plane], axis=-2)
+    everyone = partitioning.all_gather(both, LEVEL, dimension=-2)
+    everyone = everyone.reshape(*x.shape[:-2], devices, own + 1, x.shape[-1])
+    layers = everyone[..., :own, :].reshape(*x.shape[:-2], -1, x.shape[-1])
+    ones = jnp.triu(jnp.ones((devices, devices), x.dtype), 1)
+    below = jnp.einsum(
+        "kj,...jl->...kl", ones, everyone[..., own, :], precision="highest"
+    )
+    return layers, below

@@ -28,9 +28,18 @@ from model import partitioning
 from model.partitioning import LAT
 from model.precision import Precision, transform_precision
 from model.sphere import legendre
+from model.sphere.derivatives import Derivatives
 from model.sphere.grids import GaussianGrid, fold
 from model.sphere.quarter_circle import QuarterCircle
-from model.sphere.waves import Curl, Flux, Matrices, Waves, point_weights
+from model.sphere.waves import (
+    Curl,
+    Flux,
+    Matrices,
+    Tables,
+    Waves,
+    ends,
+    point_weights,
+)
 from model.sphere.whole_circle import WholeCircle
 
 T = TypeVar("T")
@@ -50,10 +59,9 @@ def total_wavenumbers(grid: GaussianGrid, top: bool = False) -> np.ndarray:
 def zonal_wavenumbers(grid: GaussianGrid, shards: int) -> int:
     """How many m spectral arrays have: n + 1 and padding.
 
-    An even number, for transforms treat even and odd ones apart; of each device, if it
-    transforms its own.
+    An even number of each device, for transforms treat even and odd ones apart.
     """
-    multiple = 2 if shards <= LARGEST_GATHER else 2 * shards
+    multiple = 2 * shards
     return -(-(grid.truncation + 1) // multiple) * multiple
 
 
@@ -69,7 +77,7 @@ def zonal_wavenumbers(grid: GaussianGrid, shards: int) -> int:
     meta_fields=["grid", "shards", "top"],
 )
 @dataclasses.dataclass(frozen=True)
-class SphericalHarmonics:
+class SphericalHarmonics(Derivatives):
     """Tables of the transforms of one grid: a pytree, passed to jitted functions.
 
     Split over `lat`, there are two ways to transform. Gathering: every device has the
@@ -101,6 +109,8 @@ class SphericalHarmonics:
     grid: GaussianGrid
     shards: int
     top: bool = False
+
+    parts = -3
 
     @classmethod
     def create(
@@ -295,34 +305,11 @@ class SphericalHarmonics:
 
     def all_to_nodal(self, fields: list[Waves]) -> list[jax.Array]:
         """`to_nodal` of fields of arrays [plane, 2, m, l], as is fastest."""
-        return self.transform.to_nodal(fields)
+        return self.transform.to_nodal(jax.tree.map(self.transform.ordered, fields))
 
     def all_to_modal(self, fluxes: list[Flux | Curl]) -> list[jax.Array]:
         """`to_modal` of arrays [plane, 2, latitude, longitude]."""
-        return self.transform.to_modal(fluxes)
-
-    def at_points(
-        self,
-        function: Callable[[jax.Array, Matrices, list[jax.Array]], list[Flux | Curl]],
-        matrices: Matrices,
-        fields: list[Waves],
-    ) -> list[jax.Array]:
-        """Products of fields, formed where they are cheapest.
-
-        Args:
-          function: of sin(latitude), the matrices and grid-point values [plane, ...] of
-            all fields, on own latitudes, to products of the same shape. It may assume
-            nothing about the axes of points.
-          matrices: by which the function multiplies planes, [k, plane], by name.
-          fields: of arrays [plane, 2, m, l].
-
-        Returns:
-          The products as `to_modal` makes them.
-        """
-        fluxes = self.transform.at_points(
-            function, self.sin_latitude, matrices, self.transform.to_points(fields)
-        )
-        return self.transform.from_points(fluxes)
+        return [self.transform.restored(x) for x in self.transform.from_nodal(fluxes)]
 
     def synthesis(self, field: jax.Array | Waves) -> jax.Array:
         """[..., 2, m, l] -> [..., latitude, longitude], on one device.
@@ -367,33 +354,7 @@ class SphericalHarmonics:
             values += (l + 2) * self.eps[1] * above - (l - 1) * self.eps[0] * below
         return values * np.asarray(self.total_wavenumber <= self.grid.truncation)
 
-    def d_dlon(self, x: jax.Array) -> jax.Array:
-        """Derivative in longitude, spectral."""
-        cosine, sine = jnp.unstack(x, axis=-3)
-        return jnp.stack([self.zonal * sine, -self.zonal * cosine], axis=-3)
-
-    def laplacian(self, x: jax.Array) -> jax.Array:
-        return x * jnp.asarray(self.laplacian_eigenvalues, x.dtype)
-
-    def inverse_laplacian(self, x: jax.Array) -> jax.Array:
-        """Inverse of the Laplacian among fields of zero mean."""
-        eigenvalues = self.laplacian_eigenvalues
-        inverse = np.divide(1, eigenvalues, where=eigenvalues != 0, out=0 * eigenvalues)
-        return x * jnp.asarray(inverse, x.dtype)
-
     # ---- vectors
-
-    def cos_gradient(self, x: jax.Array) -> tuple[Waves, Waves]:
-        """cos(lat) times the gradient (east, north) of a spectral field."""
-        return Waves(self.d_dlon(x)), Waves(slopes=x)
-
-    def cos_wind(
-        self, vorticity: jax.Array, divergence: jax.Array
-    ) -> tuple[Waves, Waves]:
-        """cos(lat) times the wind (u, v), by Helmholtz decomposition."""
-        psi = self.inverse_laplacian(vorticity)
-        chi = self.inverse_laplacian(divergence)
-        return Waves(self.d_dlon(chi), -psi), Waves(self.d_dlon(psi), chi)
 
     def wind(
         self, vorticity: jax.Array, divergence: jax.Array
@@ -418,7 +379,110 @@ class SphericalHarmonics:
             self.analysis(Flux(None, u_sec, v_sec)),
         )
 
+    # ---- order
+
+    @property
+    def ordered(self) -> "OrderedWaves":
+        """What is done with spectral arrays in the order of the transforms."""
+        return OrderedWaves(self)
+
     @property
     def _sec_from_south(self) -> np.ndarray:
         sec = 1 / np.sqrt(1 - self.grid.sin_latitude**2)
         return sec[:, None].astype(self.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class OrderedWaves(Derivatives):
+    """Spectral arrays in the order in which the transforms multiply them.
+
+    [2, .., m, plane, l], where there may be other axes between (of parities, of which m
+    and l then are halves); what is on levels has them as planes, a surface has one.
+
+    Attributes:
+      harmonics: whose transforms.
+    """
+
+    harmonics: SphericalHarmonics
+
+    parts = 0
+
+    def enter(self, modal: T) -> T:
+        """A tree of arrays [level, 2, own m, l] or [2, own m, l], put in order."""
+        return jax.tree.map(
+            lambda x: self._transform.ordered(x[None] if x.ndim == 3 else x), modal
+        )
+
+    @property
+    def is_mean(self) -> jax.Array:
+        """True at the coefficient of the mean over the sphere, of one plane."""
+        return self.enter(jnp.asarray(self.harmonics.is_mean, self.harmonics.dtype)) > 0
+
+    def of_total(self, table: np.ndarray) -> np.ndarray:
+        """A table [l] shaped to multiply an array."""
+        return self._transform.of_total(table)
+
+    @property
+    def zonal(self) -> jax.Array:
+        return self._transform.of_zonal(self.harmonics.zonal[:, 0])
+
+    @property
+    def laplacian_eigenvalues(self) -> np.ndarray:
+        return self.of_total(self.harmonics.laplacian_eigenvalues)
+
+    def clip(self, waves: jax.Array) -> jax.Array:
+        """As of `SphericalHarmonics`."""
+        if not self.harmonics.top:
+            return waves
+        h = self.harmonics
+        known = h.total_wavenumber <= h.grid.truncation
+        return waves * self.of_total(known.astype(waves.dtype))
+
+    def over_planes(self, matrix: jax.Array, waves: jax.Array) -> jax.Array:
+        """A matrix [k, plane] times arrays of so many planes."""
+        return self._transform.over_planes(matrix, waves)
+
+    def gather(self, waves: T) -> T:
+        """As of `SphericalHarmonics`."""
+        return self._exchanged(partitioning.all_gather, waves)
+
+    def scatter(self, waves: T) -> T:
+        """As of `SphericalHarmonics`."""
+        return self._exchanged(partitioning.reduce_scatter, waves)
+
+    def _exchanged(self, exchange: Callable[..., jax.Array], waves: T) -> T:
+        if not self.harmonics.gathers or partitioning.size(LAT) == 1:
+            return waves
+        leaves, structure = jax.tree.flatten(waves)
+        joined = exchange(jnp.concatenate(leaves, axis=-2), LAT, dimension=-3)
+        return structure.unflatten(jnp.split(joined, ends(leaves, axis=-2), axis=-2))
+
+    def at_points(
+        self,
+        function: Callable[[jax.Array, Tables, list[jax.Array]], list[Flux | Curl]],
+        matrices: Matrices,
+        fields: list[Waves],
+    ) -> list[jax.Array]:
+        """Products of fields, formed where they are cheapest.
+
+        Args:
+          function: of sin(latitude), the matrices as tables and grid-point values
+            [plane, ...] of all fields, on own latitudes, to products of the same
+            shape. It may assume nothing about the axes of points.
+          matrices: by which the function multiplies planes, [k, plane], by name.
+          fields: in order.
+
+        Returns:
+          The products as `SphericalHarmonics.to_modal` makes them, in order.
+        """
+        fluxes = self._transform.at_points(
+            function,
+            self.harmonics.sin_latitude,
+            matrices,
+            self._transform.to_points(fields),
+        )
+        return self._transform.from_points(fluxes)
+
+    @property
+    def _transform(self) -> WholeCircle | QuarterCircle:
+        return self.harmonics.transform

@@ -16,13 +16,14 @@ from jax.sharding import PartitionSpec as P
 
 from model import partitioning
 from model.partitioning import LAT
-from model.precision import Precision, einsum, of_table
+from model.precision import Precision, Table, einsum, of_table
 from model.sphere.grids import GaussianGrid
 from model.sphere.waves import (
     Curl,
     Fields,
     Flux,
     Matrices,
+    Tables,
     Waves,
     circle_waves,
     ends,
@@ -44,20 +45,21 @@ class QuarterCircle:
     x + pi and pi - x have the same cosines and sines but for signs.
 
     Points have the shape [place, longitude, plane, latitude]: places by hemisphere,
-    half of the circle, and side of the half. Waves lie in between as
+    half of the circle, and side of the half. Waves are ordered as
     [2, parity of l, parity of m, m // 2, plane, l // 2 or latitude], so that every sum
     is one product of matrices for each of the leading indices.
 
     The middles of a circle's cells lie symmetrically to their quarters, the points
-    themselves do not: fields are turned by half a cell on the way.
+    themselves do not: ordered waves are those of fields turned by half a cell.
 
     Attributes:
-      synthesis: P and H of the northern hemisphere, [2, parity, parity of m, m // 2,
-        l // 2, latitude]. The parity is that of l for P, and the other one for H, so
-        that with that of m it tells whether they are even or odd about the equator.
+      synthesis: P and H of the northern hemisphere, [2, 2, parity, parity of m, m // 2,
+        l // 2, latitude], the same for cosines and sines. The parity is that of l for
+        P, and the other one for H, so that with that of m it tells whether they are
+        even or odd about the equator.
       analysis: the same times the weights of latitudes, the last two exchanged.
-      fourier: cosines and sines, orthonormal on the circle, [2, parity of m,
-        longitude, m // 2].
+      fourier: cosines and sines, orthonormal on the circle, [2, parity of l, parity
+        of m, longitude, m // 2]; the same for both parities of l.
       zonal: all m, [parity of m, m // 2, 1, 1].
       turn: cosines and sines of m times half a cell, [2, m, 1].
       precision: of the products.
@@ -66,7 +68,7 @@ class QuarterCircle:
 
     synthesis: jax.Array
     analysis: jax.Array
-    fourier: jax.Array
+    fourier: Table
     zonal: jax.Array
     turn: jax.Array
     precision: Precision
@@ -88,6 +90,7 @@ class QuarterCircle:
         half_cell = np.pi / grid.longitudes
         middles = (2 * np.arange(grid.longitudes // 4) + 1) * half_cell
         waves = circle_waves(shape[0], middles).reshape(2, -1, 2, len(middles))
+        waves = waves.transpose(0, 2, 3, 1)
         # [2, m // 2, parity of m, l // 2, parity of l, latitude]
         polynomials = legendre_tables(grid, *shape, top)
         polynomials = polynomials.reshape(
@@ -95,47 +98,74 @@ class QuarterCircle:
         )
         values, slopes = polynomials.transpose(0, 4, 2, 1, 3, 5)
         synthesis = np.stack([values, slopes[::-1]])
+        synthesis = np.repeat(synthesis[:, None], 2, axis=1)
         tables = dict(
             synthesis=synthesis,
             analysis=(synthesis * point_weights(grid)).swapaxes(-1, -2),
-            fourier=waves.transpose(0, 2, 3, 1),
+            fourier=Table.of(np.stack([waves, waves], axis=1)),
             zonal=m.reshape(-1, 2).T[..., None, None],
             turn=np.stack([np.cos(m * half_cell), np.sin(m * half_cell)])[..., None],
         )
-        tables = {name: jnp.asarray(table, dtype) for name, table in tables.items()}
+        tables = jax.tree.map(lambda table: jnp.asarray(table, dtype), tables)
         return cls(**tables, precision=precision, transposes=transposes)
 
     def layout(self) -> "QuarterCircle":
         """Where the tables lie: `PartitionSpec`s in their places."""
         if self.transposes:
-            by_m = P(None, None, None, LAT)
+            by_m = P(None, None, None, None, LAT)
             return dataclasses.replace(
                 self,
                 synthesis=by_m,
                 analysis=by_m,
-                fourier=P(),
+                fourier=Table(P(), P()),
                 zonal=P(),
                 turn=P(None, LAT),
             )
         return dataclasses.replace(
             self,
-            synthesis=P(None, None, None, None, None, LAT),
-            analysis=P(None, None, None, None, LAT),
-            fourier=P(),
+            synthesis=P(None, None, None, None, None, None, LAT),
+            analysis=P(None, None, None, None, None, LAT),
+            fourier=Table(P(), P()),
             zonal=P(),
             turn=P(),
         )
 
+    # ---- order
+
+    def ordered(self, modal: jax.Array) -> jax.Array:
+        """[plane, 2, m, l] -> [2, parity, parity of m, m // 2, plane, l // 2]."""
+        planes, _, m, l = modal.shape  # noqa: E741
+        waves = self._turned(modal).reshape(planes, 2, m // 2, 2, l // 2, 2)
+        return waves.transpose(1, 5, 3, 2, 0, 4)
+
+    def restored(self, waves: jax.Array) -> jax.Array:
+        """The inverse of `ordered`."""
+        *_, m, planes, l = waves.shape  # noqa: E741
+        modal = waves.transpose(4, 0, 3, 2, 5, 1).reshape(planes, 2, 2 * m, 2 * l)
+        return self._turned_back(modal)
+
+    @staticmethod
+    def of_total(table: np.ndarray) -> np.ndarray:
+        """A table [l], even many, shaped to multiply ordered waves."""
+        return table.reshape(-1, 2).T[:, None, None, None]
+
+    @staticmethod
+    def of_zonal(table: jax.Array) -> jax.Array:
+        """A table [m], even many, shaped to multiply one part of ordered waves."""
+        return table.reshape(-1, 2).T[..., None, None]
+
+    # ---- transforms
+
     def to_nodal(self, fields: list[Waves]) -> Fields:
-        """Each -> [plane, 2, latitude, longitude], own latitudes."""
+        """Each, of ordered waves, -> [plane, 2, latitude, longitude], own latitudes."""
         return [self._joined(x) for x in self.to_points(fields)]
 
-    def to_modal(self, fluxes: list[Flux | Curl]) -> Fields:
-        """Each, of arrays [plane, 2, latitude, longitude], -> [plane, 2, m, l]."""
+    def from_nodal(self, fluxes: list[Flux | Curl]) -> Fields:
+        """Each, of arrays [plane, 2, latitude, longitude], -> ordered waves."""
         return self.from_points(jax.tree.map(self._split, fluxes))
 
     def to_points(self, fields: list[Waves]) -> Fields:
-        """Each -> [place, longitude, plane, latitude].
+        """Each, of ordered waves, -> [place, longitude, plane, latitude].
 
         One by one, as caches want it, but for one exchange of all.
         """
@@ -143,7 +173,7 @@ class QuarterCircle:
         return [self._over_m(x) for x in waves]
 
     def from_points(self, fluxes: list[Flux | Curl]) -> Fields:
-        """Each, of arrays [place, longitude, plane, latitude], -> [plane, 2, m, l]."""
+        """Each, of arrays [place, longitude, plane, latitude], -> ordered waves."""
         sums = jax.tree.map(self._over_longitudes, fluxes)
         waves = [x.by_parts(self._d_dlon) for x in sums]
         leaves, structure = jax.tree.flatten(waves)
@@ -153,7 +183,7 @@ class QuarterCircle:
 
     def at_points(
         self,
-        function: Callable[[jax.Array, Matrices, Fields], list[Flux | Curl]],
+        function: Callable[[jax.Array, Tables, Fields], list[Flux | Curl]],
         sin_latitude: jax.Array,
         matrices: Matrices,
         fields: Fields,
@@ -165,11 +195,13 @@ class QuarterCircle:
         """
         of_places = jnp.repeat(sin_latitude[..., 0], 4, axis=0)
         places = fields[0].shape[:2]
-        matrices = jax.tree.map(
-            lambda x: jnp.broadcast_to(x, (*places, *x.shape)), matrices
-        )
+        tables = {name: _repeated(x, places) for name, x in matrices.items()}
         for_longitudes = jax.vmap(function, in_axes=(None, 0, 0))
-        return jax.vmap(for_longitudes)(of_places, matrices, fields)
+        return jax.vmap(for_longitudes)(of_places, tables, fields)
+
+    def over_planes(self, matrix: jax.Array, waves: jax.Array) -> jax.Array:
+        """A matrix [k, plane] times ordered waves."""
+        return of_table(_repeated(matrix, waves.shape[:-2]), waves)
 
     def _joined(self, points: jax.Array) -> jax.Array:
         places = points.reshape(2, 4, *points.shape[1:]).transpose(3, 0, 4, 1, 2)
@@ -188,55 +220,43 @@ class QuarterCircle:
     def _over_l(self, field: Waves) -> jax.Array:
         """-> [2, parity, parity of m, m // 2, plane, latitude]."""
         total = None
-        for modal, table, is_slopes in zip(
+        for waves, table, is_slopes in zip(
             field, self.synthesis, (False, True), strict=True
         ):
-            if modal is None:
+            if waves is None:
                 continue
-            planes, _, m, l = modal.shape  # noqa: E741
-            waves = self._turned(modal).reshape(planes, 2, m // 2, 2, l // 2, 2)
-            waves = waves[..., ::-1] if is_slopes else waves
-            waves = waves.transpose(1, 5, 3, 2, 0, 4)
-            table = jnp.broadcast_to(table, (2, *table.shape))
+            waves = waves[:, ::-1] if is_slopes else waves
             product = self._einsum("cpamxk,cpamkj->cpamxj", waves, table)
             total = product if total is None else total + product
         return total
 
     def _over_m(self, waves: jax.Array) -> jax.Array:
         """-> [place, longitude, plane, latitude]."""
-        fourier = _twice(self.fourier, 1)
-        sums = of_table("cpaim,cpam...->cpai...", fourier, waves, self.precision)
-        signs = jnp.asarray(_SIGNS, sums.dtype)
-        return of_table("ps,s...->p...", signs, sums.reshape(8, *sums.shape[3:]))
+        sums = of_table(self.fourier, waves, self.precision)
+        return _signed(_SIGNS, sums.reshape(8, *sums.shape[3:]))
 
     def _over_longitudes(self, points: jax.Array) -> jax.Array:
         """-> [2, parity, parity of m, m // 2, plane, latitude]."""
-        signs = jnp.asarray(_SIGNS, points.dtype)
-        sums = of_table("ps,p...->s...", signs, points).reshape(
-            2, 2, 2, *points.shape[1:]
-        )
-        fourier = _twice(self.fourier, 1)
-        return of_table("cpaim,cpai...->cpam...", fourier, sums, self.precision)
+        sums = _signed(_SIGNS.T, points).reshape(2, 2, 2, *points.shape[1:])
+        fourier = Table(self.fourier.transpose, self.fourier.matrix)
+        return of_table(fourier, sums, self.precision)
 
     def _d_dlon(self, waves: jax.Array) -> jax.Array:
         cosine, sine = jnp.unstack(waves)
         return jnp.stack([self.zonal * sine, -self.zonal * cosine])
 
     def _over_latitudes(self, waves: Waves) -> jax.Array:
-        """-> [plane, 2, m, l]."""
+        """-> ordered waves."""
         total = None
         for x, table, is_slopes in zip(
             waves, self.analysis, (False, True), strict=True
         ):
             if x is None:
                 continue
-            table = jnp.broadcast_to(table, (2, *table.shape))
             product = self._einsum("cpamxj,cpamjk->cpamxk", x, table)
             product = product[:, ::-1] if is_slopes else product
             total = product if total is None else total + product
-        *_, m, planes, l = total.shape  # noqa: E741
-        modal = total.transpose(4, 0, 3, 2, 5, 1).reshape(planes, 2, 2 * m, 2 * l)
-        return self._turned_back(modal)
+        return total
 
     def _exchanged(self, waves: Fields, to_latitudes: bool) -> Fields:
         """Own m of all latitudes <-> all m of own latitudes."""
@@ -249,27 +269,32 @@ class QuarterCircle:
 
     def _turned(self, modal: jax.Array) -> jax.Array:
         """[plane, 2, m, l] half a cell to the east."""
-        along, across = jnp.unstack(self.turn)
+        along, across = self._turn(modal.shape[-2])
         # Nothing is stacked, so that XLA makes it one with what moves waves about.
         return along * modal + jnp.stack([-across, across]) * jnp.flip(modal, axis=1)
 
     def _turned_back(self, modal: jax.Array) -> jax.Array:
         """[plane, 2, m, l] half a cell to the west."""
         cosine, sine = jnp.unstack(modal, axis=1)
-        along, across = jnp.unstack(self.turn)
+        along, across = self._turn(modal.shape[-2])
         # Stacked, so that XLA does not repeat it in every derivative that follows.
         return jnp.stack(
             [cosine * along + sine * across, sine * along - cosine * across]
         ).swapaxes(0, 1)
 
+    def _turn(self, m: int) -> list[jax.Array]:
+        """Cosines and sines of `turn`, of all m or of a device's own, [m, 1]."""
+        start = partitioning.index(LAT) * m if m < self.turn.shape[1] else 0
+        own = jax.lax.dynamic_slice_in_dim(self.turn, start, m, axis=1)
+        return jnp.unstack(own)
+
     def _einsum(self, subscripts: str, x: jax.Array, y: jax.Array) -> jax.Array:
         return einsum(subscripts, x, y, self.precision)
 
 
-def _twice(table: jax.Array, axis: int) -> jax.Array:
-    """A table that is the same for both indices of a new axis."""
-    shape = [*table.shape[:axis], 2, *table.shape[axis:]]
-    return jnp.broadcast_to(jnp.expand_dims(table, axis), shape)
+def _repeated(matrix: jax.Array, shape: tuple[int, ...]) -> Table:
+    """A matrix for each of the indices of an array's leading axes."""
+    return Table(*(jnp.broadcast_to(x, (*shape, *x.shape)) for x in Table.of(matrix)))
 
 
 def _signs() -> np.ndarray:
@@ -283,3 +308,8 @@ def _signs() -> np.ndarray:
 
 
 _SIGNS = _signs()
+
+
+def _signed(signs: np.ndarray, x: jax.Array) -> jax.Array:
+    """Sums of the eight arrays of the leading axis, with signs [8, 8]."""
+    return of_table(Table.of(jnp.asarray(signs, x.dtype)), x)

@@ -12,11 +12,13 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from model.precision import Table
 from model.sphere import legendre
 from model.sphere.grids import GaussianGrid, fold
 
 Fields = list[jax.Array]
 Matrices = dict[str, jax.Array]
+Tables = dict[str, Table]
 
 
 class Waves(NamedTuple):

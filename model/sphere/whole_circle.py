@@ -14,13 +14,14 @@ from jax.sharding import PartitionSpec as P
 
 from model import partitioning
 from model.partitioning import LAT
-from model.precision import Precision, einsum
+from model.precision import Precision, Table, einsum
 from model.sphere.grids import GaussianGrid
 from model.sphere.waves import (
     Curl,
     Fields,
     Flux,
     Matrices,
+    Tables,
     Waves,
     circle_waves,
     ends,
@@ -39,7 +40,7 @@ class WholeCircle:
     """Transforms between spectral arrays and points [plane, latitude, longitude].
 
     There all latitudes are one axis: of each device along `lat` its southern ones, then
-    its northern ones. In between waves lie as [2, m, plane, l or latitude], so that a
+    its northern ones. Waves are ordered as [2, m, plane, l or latitude], so that a
     TPU, which multiplies the last two axes of arrays, has to move nothing.
 
     Attributes:
@@ -104,19 +105,41 @@ class WholeCircle:
             zonal=P(),
         )
 
+    # ---- order
+
+    def ordered(self, modal: jax.Array) -> jax.Array:
+        """[plane, 2, m, l] -> [2, m, plane, l]."""
+        return modal.transpose(1, 2, 0, 3)
+
+    def restored(self, waves: jax.Array) -> jax.Array:
+        """The inverse of `ordered`."""
+        return waves.transpose(2, 0, 1, 3)
+
+    @staticmethod
+    def of_total(table: np.ndarray) -> np.ndarray:
+        """A table [l], shaped to multiply ordered waves."""
+        return table
+
+    @staticmethod
+    def of_zonal(table: jax.Array) -> jax.Array:
+        """A table [m], shaped to multiply one part of ordered waves."""
+        return table[:, None, None]
+
+    # ---- transforms
+
     def to_nodal(self, fields: list[Waves]) -> Fields:
-        """Each -> [plane, 2, latitude, longitude], own latitudes."""
+        """Each, of ordered waves, -> [plane, 2, latitude, longitude], own latitudes."""
         points = self.to_points(fields)
         return [x.reshape(len(x), 2, -1, x.shape[-1]) for x in points]
 
-    def to_modal(self, fluxes: list[Flux | Curl]) -> Fields:
-        """Each, of arrays [plane, 2, latitude, longitude], -> [plane, 2, m, l]."""
+    def from_nodal(self, fluxes: list[Flux | Curl]) -> Fields:
+        """Each, of arrays [plane, 2, latitude, longitude], -> ordered waves."""
         return self.from_points(
             jax.tree.map(lambda x: x.reshape(len(x), -1, x.shape[-1]), fluxes)
         )
 
     def to_points(self, fields: list[Waves]) -> Fields:
-        """Each -> [plane, latitude, longitude], own latitudes.
+        """Each, of ordered waves, -> [plane, latitude, longitude], own latitudes.
 
         Fields of one sort together.
         """
@@ -124,16 +147,16 @@ class WholeCircle:
         for sort in sorted({_sort(x) for x in fields}):
             places = [i for i, x in enumerate(fields) if _sort(x) == sort]
             group = [fields[i] for i in places]
-            fourier = self._synthesised(jax.tree.map(_zonal_first, group))
+            fourier = self._synthesised(group)
             nodal = self._einsum("cmi,cmxj->xji", self.fourier, fourier)
-            planes = [len(jax.tree.leaves(x)[0]) for x in group]
+            planes = [jax.tree.leaves(x)[0].shape[2] for x in group]
             parts = jnp.split(nodal, np.cumsum(planes)[:-1])
             for i, part in zip(places, parts, strict=True):
                 points[i] = part
         return points
 
     def from_points(self, fluxes: list[Flux | Curl]) -> Fields:
-        """Each, of arrays [plane, latitude, longitude], -> [plane, 2, m, l]."""
+        """Each, of arrays [plane, latitude, longitude], -> ordered waves."""
         leaves, structure = jax.tree.flatten(fluxes)
         # A flux may be that of a divergence and of a curl.
         nodal = list({id(x): x for x in leaves}.values())
@@ -147,22 +170,27 @@ class WholeCircle:
         for sort in sorted({_sort(x) for x in waves}):
             places = [i for i, x in enumerate(waves) if _sort(x) == sort]
             group = [waves[i] for i in places]
-            analysed = self._analysed(group).transpose(2, 0, 1, 3)
+            analysed = self._analysed(group)
             planes = [jax.tree.leaves(x)[0].shape[2] for x in group]
-            split = jnp.split(analysed, np.cumsum(planes)[:-1])
+            split = jnp.split(analysed, np.cumsum(planes)[:-1], axis=2)
             for i, part in zip(places, split, strict=True):
                 modal[i] = part
         return modal
 
     def at_points(
         self,
-        function: Callable[[jax.Array, Matrices, Fields], list[Flux | Curl]],
+        function: Callable[[jax.Array, Tables, Fields], list[Flux | Curl]],
         sin_latitude: jax.Array,
         matrices: Matrices,
         fields: Fields,
     ) -> list[Flux | Curl]:
         """A function of sin(latitude), matrices and fields [plane, ...]."""
-        return function(sin_latitude.reshape(-1, 1), matrices, fields)
+        tables = {name: Table.of(x) for name, x in matrices.items()}
+        return function(sin_latitude.reshape(-1, 1), tables, fields)
+
+    def over_planes(self, matrix: jax.Array, waves: jax.Array) -> jax.Array:
+        """A matrix [k, plane] times ordered waves."""
+        return einsum("yx,cmxl->cmyl", matrix, waves)
 
     def _synthesised(self, group: list[Waves]) -> jax.Array:
         """Sums over l of [2, m, plane, l], put together: [2, m, plane, latitude]."""
@@ -201,11 +229,6 @@ class WholeCircle:
 
     def _einsum(self, subscripts: str, x: jax.Array, y: jax.Array) -> jax.Array:
         return einsum(subscripts, x, y, self.precision)
-
-
-def _zonal_first(x: jax.Array) -> jax.Array:
-    """[plane, 2, m, l] -> [2, m, plane, l]."""
-    return x.transpose(1, 2, 0, 3)
 
 
 def _sort(waves: Waves) -> tuple[bool, bool]:

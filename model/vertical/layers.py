@@ -17,7 +17,6 @@ from jax.sharding import PartitionSpec as P
 
 from model import partitioning
 from model.partitioning import LEVEL
-from model.precision import of_table
 from model.vertical.sigma import SigmaLevels
 
 _OWN = ("thickness", "alpha", "alpha_above")
@@ -69,23 +68,21 @@ class Layers:
         """Where the tables lie: `PartitionSpec`s in their places."""
         return Layers(**dict.fromkeys([*_OWN, *_MATRICES], P(LEVEL)))
 
-    def hydrostatic_weight(self, temperature: jax.Array) -> jax.Array:
-        """What each layer adds to the geopotential, over R, of those above it."""
-        return on_layers(self.alpha + self.alpha_above, temperature) * temperature
+    @property
+    def hydrostatic_weights(self) -> jax.Array:
+        """What a layer's temperature adds to the geopotential, over R, above: [level].
 
-    def geopotential(self, temperature: jax.Array, below: jax.Array) -> jax.Array:
-        """Geopotential over R above the ground, [level, ...].
-
-        `below` is the sum of `hydrostatic_weight` of all layers below each.
+        Of the layers above it.
         """
-        return on_layers(self.alpha, temperature) * temperature + below
+        return self.alpha + self.alpha_above
 
     @property
     def geopotential_matrix(self) -> jax.Array:
-        """The same made of the temperature of own layers alone, [level, own level]."""
-        weights = jnp.broadcast_to(
-            self.alpha + self.alpha_above, (len(self.alpha),) * 2
-        )
+        """Geopotential over R above the ground, of the temperature of own layers.
+
+        [level, own level]; to be added is what layers below add (of other devices).
+        """
+        weights = jnp.broadcast_to(self.hydrostatic_weights, (len(self.alpha),) * 2)
         return jnp.triu(weights, 1) + jnp.diag(self.alpha)
 
     def advection(
@@ -140,17 +137,6 @@ def sum_layers(x: jax.Array) -> jax.Array:
     return jnp.einsum("k,k...->...", ones, x, precision="highest")
 
 
-def sums_below(x: jax.Array) -> jax.Array:
-    """Sums of a device's own layers below each: [level, ...] -> [level, ...]."""
-    return times(np.triu(np.ones((x.shape[0],) * 2), 1), x)
-
-
-def times(matrix: jax.Array | np.ndarray, x: jax.Array) -> jax.Array:
-    """[k, level] times [level, ...]."""
-    matrix = jnp.asarray(matrix, x.dtype)
-    return of_table("kj,j...->k...", matrix, x)
-
-
 class PlaneSums(NamedTuple):
     """What planes [...] add up to: one of each device, the sum over its own layers.
 
@@ -173,21 +159,3 @@ def sums_of_all(planes: Sequence[jax.Array]) -> list[PlaneSums]:
     sides = jnp.stack([place < 0, place > 0, place == place]).astype(everyone.dtype)
     sums = jnp.einsum("sn,np...->ps...", sides, everyone, precision="highest")
     return [PlaneSums(*jnp.unstack(x)) for x in jnp.unstack(sums)]
-
-
-def all_layers(x: jax.Array, plane: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The layers of all devices, and a plane of each, with one exchange.
-
-    Args:
-      x: own layers, [level, ...].
-      plane: something of them, [...].
-
-    Returns:
-      [all levels, ...], and for each device the sum of the planes of those that hold
-      the layers below its own, [devices, ...].
-    """
-    if partitioning.size(LEVEL) == 1:
-        return x, jnp.zeros_like(plane)[None]
-    both = jnp.concatenate([x, plane[None]])[None]
-    everyone = partitioning.all_gather(both, LEVEL, dimension=0)
-    return everyone[:, :-1].reshape(-1, *x.shape[1:]), sums_below(everyone[:, -1])

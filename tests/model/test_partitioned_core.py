@@ -24,7 +24,11 @@ from model.dynamics.primitive_equations import (
 from model.dynamics.state import State
 from model.partitioning import size, varying
 from model.sphere.grids import parse_grid
-from model.sphere.harmonics import SphericalHarmonics, total_wavenumbers
+from model.sphere.harmonics import (
+    SphericalHarmonics,
+    total_wavenumbers,
+    zonal_wavenumbers,
+)
 from model.vertical.sigma import SigmaLevels
 
 GRID, SIGMA = parse_grid("T21"), SigmaLevels.equidistant(8)
@@ -161,7 +165,8 @@ def collectives_of_a_step(level: int, lat: int) -> dict[tuple[str, str], Collect
 
 def sizes(level: int, lat: int) -> tuple[int, int, int]:
     """Bytes of a plane in spectral space and on the grid; own layers. float32."""
-    modal = 4 * 2 * -(-(GRID.truncation + 1) // lat) * len(total_wavenumbers(GRID))
+    own = zonal_wavenumbers(GRID, lat) // lat
+    modal = 4 * 2 * own * len(total_wavenumbers(GRID))
     nodal = 4 * GRID.latitudes // lat * GRID.longitudes
     return modal, nodal, SIGMA.layers // level
 

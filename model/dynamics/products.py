@@ -1,0 +1,177 @@
+"""Grid-point products of the primitive equations: all that is not linear in them.
+
+Moist primitive equations on sigma levels, in the form of Supplement B of Kochkov et al.
+(2024), arXiv:2311.07222, less the linear gravity-wave terms
+(`model.dynamics.primitive_equations`).
+"""
+
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+from model import partitioning, units
+from model.partitioning import LEVEL
+from model.precision import of_table
+from model.sphere.waves import Curl, Flux, Matrices, Tables
+from model.vertical.layers import PlaneSums, on_layers, sums_of_all
+
+if TYPE_CHECKING:
+    from model.dynamics.primitive_equations import PrimitiveEquations
+
+HUMIDITY = "specific_humidity"
+CONDENSATES = (
+    "specific_cloud_ice_water_content",
+    "specific_cloud_liquid_water_content",
+)
+
+
+def point_matrices(equations: "PrimitiveEquations") -> Matrices:
+    """What multiplies columns of own layers' points, each [k, own level].
+
+    Their last rows sum own layers: of x ds, and of what layers add to the geopotential.
+    """
+    layers = equations.layers
+    thickness = layers.thickness[None]
+
+    def own_columns(matrix: jax.Array) -> jax.Array:
+        """[k, all levels] -> [k, own level]."""
+        own = thickness.shape[1]
+        start = partitioning.index(LEVEL) * own
+        return jax.lax.dynamic_slice_in_dim(matrix, start, own, axis=1)
+
+    motion = [layers.exchange_above, layers.exchange_below, layers.omega]
+    return {
+        "motion": jnp.concatenate([*map(own_columns, motion), thickness]),
+        "heating": jnp.concatenate([own_columns(equations.heating), thickness]),
+        "geopotential": jnp.concatenate(
+            [layers.geopotential_matrix, layers.hydrostatic_weights[None]]
+        ),
+        "every layer": jnp.ones_like(thickness).T,
+    }
+
+
+def products(
+    equations: "PrimitiveEquations",
+    names: list[str],
+    sin_latitude: jax.Array,
+    tables: Tables,
+    fields: list[jax.Array],
+) -> list[Flux | Curl]:
+    """The products of the explicit part, of own latitudes' fields [plane, ...].
+
+    Args:
+      equations: their tables.
+      names: of the tracers.
+      sin_latitude: of the points.
+      tables: of `point_matrices`.
+      fields: vorticity, divergence, temperature, the wind times cos(latitude), tracers,
+        cos(latitude) times the gradient of ln(ps) and, with humidity on a grid that
+        does not resolve products, the Laplacian of ln(ps) and cos(latitude) times the
+        gradient of humidity; those of ln(ps) have one plane.
+
+    Returns:
+      What is transformed to the tendencies of vorticity, of divergence but for the
+      energy, the energy, and what is transformed to the tendencies of temperature,
+      tracers and ln(ps).
+    """
+    layers = equations.layers
+    zeta, div, temp, u, v, *others = fields
+    tracers = dict(zip(names, others, strict=False))
+    p_lon, p_lat, *of_aliased = others[len(tracers) :]
+    humid = HUMIDITY in tracers
+    # By a product, whose gradient sums over layers as fast as one can.
+    p_lon, p_lat = (of_table(tables["every layer"], x) for x in (p_lon, p_lat))
+
+    # u and v carry a factor cos(lat) throughout; sec2 makes up for two of them.
+    sec2 = 1 / (1 - sin_latitude**2)
+    coriolis = sin_latitude
+    tref = on_layers(equations.reference_temperature, temp)
+    q = tracers.get(HUMIDITY, 0.0)
+    virtual = (units.VAPOUR_GAS_RATIO - 1) * q
+    weight = virtual - sum(tracers.get(name, 0.0) for name in CONDENSATES)
+
+    pressure_advection = sec2 * (u * p_lon + v * p_lat)
+    full = div + pressure_advection
+    virtual_temp = virtual * (temp + tref)
+    motion = of_table(tables["motion"], full)
+    linear_heating, slow = _but_last(of_table(tables["heating"], pressure_advection))
+    planes = [motion[-1], slow]
+    if humid:
+        buoyancy, moist = _but_last(of_table(tables["geopotential"], virtual_temp))
+        planes.append(moist)
+    of_full, slow, *of_moist = sums_of_all(planes)
+    matrices = (layers.exchange_above, layers.exchange_below, layers.omega)
+    above, below, omega = (
+        _with_others(matrix, product, equations.thickness, of_full)
+        for matrix, product in zip(matrices, jnp.split(motion[:-1], 3), strict=True)
+    )
+    u_advection, v_advection, *advection = layers.advection(
+        *(above, below), [u, v, temp, *tracers.values()]
+    )
+
+    gradient_temp = temp * (1 + weight)
+    if humid and not of_aliased:
+        gradient_temp += tref * virtual
+    gradient_temp *= units.GAS_CONSTANT
+    force_u = (zeta + coriolis) * v - gradient_temp * p_lon + u_advection
+    force_v = -(zeta + coriolis) * u - gradient_temp * p_lat + v_advection
+
+    heat_capacity = 1 + (units.VAPOUR_HEAT_RATIO - 1) * q
+    explained = units.VAPOUR_GAS_RATIO - units.VAPOUR_HEAT_RATIO
+    moist_temp = (temp * (1 + virtual) + tref * explained * q) / heat_capacity
+    heating = units.KAPPA * (
+        tref * pressure_advection + moist_temp * (pressure_advection - omega)
+    )
+    heating -= _with_others(
+        equations.heating, linear_heating, equations.thickness, slow
+    )
+    energy = sec2 * (u * u + v * v) / 2
+    if humid:
+        energy += units.GAS_CONSTANT * (buoyancy + of_moist[0].below)
+
+    curl_of_vapour = divergence_of_vapour = None
+    if of_aliased:
+        # The force - R (Rv / R - 1) Tref q grad(ln ps), by the product rule: of
+        # products that the grid does not resolve derivatives are not the same.
+        lnps_laplacian, q_lon, q_lat = of_aliased
+        lnps_laplacian = of_table(tables["every layer"], lnps_laplacian)
+        vapour = units.GAS_CONSTANT * (units.VAPOUR_GAS_RATIO - 1) * tref
+        q_dot_p = sec2 * (q_lon * p_lon + q_lat * p_lat)
+        p_cross_q = sec2 * (p_lon * q_lat - p_lat * q_lon)
+        divergence_of_vapour = -vapour * (q * lnps_laplacian + q_dot_p)
+        curl_of_vapour = vapour * p_cross_q
+    force_u, force_v = force_u * sec2, force_v * sec2
+    formed = [
+        Curl(curl_of_vapour, force_u, force_v),
+        Flux(divergence_of_vapour, force_u, force_v),
+        Flux(energy),
+    ]
+    advected = {"temperature": temp, **tracers}
+    for (name, x), vertical in zip(advected.items(), advection, strict=True):
+        source = x * div + vertical + (heating if name == "temperature" else 0.0)
+        formed.append(Flux(source, -u * x * sec2, -v * x * sec2))
+    return [*formed, Flux(-slow.total[None])]
+
+
+def _but_last(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return x[:-1], x[-1]
+
+
+def _with_others(
+    matrix: jax.Array, product: jax.Array, thickness: jax.Array, sums: PlaneSums
+) -> jax.Array:
+    """A matrix [level, all levels] times the layers of all devices.
+
+    Args:
+      matrix: one that takes nothing but the sums of x ds of all layers above a
+        device's own, and of all below.
+      product: the same times own layers, [level, ...].
+      thickness: of all layers, [all levels].
+      sums: of x ds.
+    """
+    if partitioning.size(LEVEL) == 1:
+        return product
+    of_above = on_layers(matrix[:, 0] / thickness[0], product)
+    of_below = on_layers(matrix[:, -1] / thickness[-1], product)
+    return product + of_above * sums.above + of_below * sums.below
