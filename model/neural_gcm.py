@@ -301,19 +301,20 @@ class NeuralGCM:
             self.equations, orography=self.core_orography(networks)
         )
         # All steps are taken in the order of the transforms.
-        equations, forcing, ordered = core.ordered, None, core.harmonics.ordered
+        ordered = equations = core.ordered
+        forcing = None
         if physics is not None:
             forcing = core.enter(self.forcing(state, surroundings, physics))
-            equations = Forced(core.ordered, forcing)
+            equations = Forced(ordered, forcing)
         filters = [
             exponential_filter(
                 *(spec.dycore_grid, minutes, f.tau_minutes, f.order, f.cutoff),
-                waves=ordered,
+                waves=ordered.waves,
             )
             for f in spec.filters
         ]
         added = jax.tree.map(lambda x: dt * x, forcing)
-        filters += fixers(spec.fixers, core.ordered, added)
+        filters += fixers(spec.fixers, ordered, added)
         step = filtered(imex_step(equations, dt), filters)
         atmosphere = self.harmonics.with_waves_of(
             core.harmonics, state.atmosphere, clip=not spec.as_published

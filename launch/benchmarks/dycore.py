@@ -18,6 +18,7 @@ from model.dynamics.integrators import imex_step
 from model.dynamics.primitive_equations import (
     CONDENSATES,
     HUMIDITY,
+    OrderedEquations,
     PrimitiveEquations,
 )
 from model.dynamics.state import State
@@ -80,13 +81,13 @@ class Case:
             shards=shards,
         )
 
-    def filtered_step(self, equations: PrimitiveEquations) -> Callable[[State], State]:
+    def filtered_step(self, equations: OrderedEquations) -> Callable[[State], State]:
         """Ours, of a state in the order of the transforms, as rollouts have it."""
         smooth = exponential_filter(
             *(self.grid, self.minutes, FILTER_MINUTES, FILTER_ORDER),
-            waves=equations.harmonics.ordered,
+            waves=equations.waves,
         )
-        return filtered(imex_step(equations.ordered, self.step), [smooth])
+        return filtered(imex_step(equations, self.step), [smooth])
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

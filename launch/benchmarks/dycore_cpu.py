@@ -36,7 +36,8 @@ def compare(
     state = initial_state(case, equations.harmonics)
     contenders = {
         "ours": Contender(
-            *("ours", lambda tables, x: case.filtered_step(tables)(x), equations),
+            *("ours", lambda tables, x: case.filtered_step(tables)(x)),
+            equations.ordered,
             equations.enter(state),
         )
     }

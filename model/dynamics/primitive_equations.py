@@ -29,7 +29,7 @@ from model.partitioning import LEVEL, MODAL_SURFACE
 from model.precision import Precision
 from model.sphere.grids import GaussianGrid
 from model.sphere.harmonics import OrderedWaves, SphericalHarmonics
-from model.sphere.waves import Waves
+from model.sphere.waves import Tables, Waves
 from model.vertical.layers import Layers
 from model.vertical.sigma import SigmaLevels
 
@@ -184,7 +184,7 @@ class PrimitiveEquations:
     @property
     def ordered(self) -> "OrderedEquations":
         """The same equations among states in the order of the transforms."""
-        return OrderedEquations(self)
+        return OrderedEquations.create(self)
 
     def enter(self, state: State) -> State:
         """Puts a state in the order of the transforms."""
@@ -198,22 +198,56 @@ class PrimitiveEquations:
         )
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class OrderedEquations:
-    """`PrimitiveEquations` among states in the order of the transforms.
+    """`PrimitiveEquations` among states in the order of the transforms: a pytree.
 
     [2, .., own m, level, l] (`model.sphere.harmonics.OrderedWaves`); the surface is a
     level of its own. Stages of a step stay in that order.
 
     Attributes:
       equations: the tables.
+      point_tables: what multiplies columns of points (`model.dynamics.products`).
+      wave_tables: what multiplies columns of waves: of `equations` by name, and
+        `geopotential` and `weights` (`Layers.hydrostatic_weights`), times R.
+      ground: Laplacian of the surface geopotential, of one plane.
     """
 
     equations: PrimitiveEquations
+    point_tables: Tables
+    wave_tables: Tables
+    ground: jax.Array
+
+    @classmethod
+    def create(cls, equations: PrimitiveEquations) -> "OrderedEquations":
+        """Puts tables in order, once for all steps."""
+        e, waves, layers = equations, equations.harmonics.ordered, equations.layers
+        return cls(
+            equations=e,
+            point_tables=waves.point_tables(point_matrices(e)),
+            wave_tables=waves.wave_tables(
+                {
+                    "geopotential": units.GAS_CONSTANT * layers.geopotential_matrix,
+                    "weights": units.GAS_CONSTANT * layers.hydrostatic_weights[None],
+                    "heating": e.heating,
+                    "thickness": e.thickness[None],
+                    "modes": e.modes,
+                    "modes_inverse": e.modes_inverse,
+                    "mode_heating": e.mode_heating,
+                    "mode_thickness": e.mode_thickness[None],
+                }
+            ),
+            ground=waves.clip(waves.laplacian(waves.enter(e.orography))),
+        )
 
     @property
     def waves(self) -> OrderedWaves:
         return self.equations.harmonics.ordered
+
+    def _columns(self, name: str, x: jax.Array) -> jax.Array:
+        """One of `wave_tables` times columns of waves."""
+        return self.waves.over_planes(self.wave_tables[name], x)
 
     # ---- explicit part
 
@@ -237,7 +271,7 @@ class OrderedEquations:
             fields += [Waves(h.laplacian(lnps)), *h.cos_gradient(vapour)]
         formed = functools.partial(products, self.equations, list(state.tracers))
         vorticity, divergence, energy, temperature, *tracers, lnps = h.at_points(
-            formed, point_matrices(self.equations), fields
+            formed, self.point_tables, fields
         )
         tendency = State(
             vorticity=vorticity,
@@ -247,14 +281,14 @@ class OrderedEquations:
             tracers=dict(zip(state.tracers, tracers, strict=True)),
         )
         tendency = h.scatter(jax.tree.map(h.clip, tendency))
-        ground = h.clip(h.laplacian(h.enter(self.equations.orography)))
-        return dataclasses.replace(tendency, divergence=tendency.divergence - ground)
+        divergence = tendency.divergence - self.ground
+        return dataclasses.replace(tendency, divergence=divergence)
 
     # ---- linear part
 
     def implicit(self, state: State) -> State:
         """Tendency of the linear gravity-wave terms; None of vorticity and tracers."""
-        e, h = self.equations, self.waves
+        h = self.waves
         potential, of_layers = self._potential(state)
         divergence, below = _all_layers(state.divergence, of_layers)
         own = partitioning.index(LEVEL)
@@ -262,8 +296,8 @@ class OrderedEquations:
         return State(
             vorticity=None,
             divergence=-h.laplacian(potential + below),
-            temperature=-h.over_planes(e.heating, divergence),
-            log_surface_pressure=-h.over_planes(e.thickness[None], divergence),
+            temperature=-self._columns("heating", divergence),
+            log_surface_pressure=-self._columns("thickness", divergence),
             tracers=dict.fromkeys(state.tracers),
         )
 
@@ -274,21 +308,21 @@ class OrderedEquations:
         vertical normal modes: D = V [V^-1 rhs / (1 + step^2 c^2 l (l + 1))]. The
         right-hand side is all that needs to be known of the other devices' layers.
         """
-        e, h = self.equations, self.waves
+        h = self.waves
         potential, of_layers = self._potential(state)
         own = potential.shape[-2]
         rhs = state.divergence - step * h.laplacian(potential)
         rhs, below = _all_layers(rhs, -step * h.laplacian(of_layers))
         rhs += jnp.repeat(below, own, axis=-2)
-        speed2 = e.mode_speed2[:, None]
+        speed2 = self.equations.mode_speed2[:, None]
         eigenvalues = jnp.asarray(h.laplacian_eigenvalues, rhs.dtype)
-        in_modes = h.over_planes(e.modes_inverse, rhs)
+        in_modes = self._columns("modes_inverse", rhs)
         in_modes /= 1 - step**2 * speed2 * eigenvalues
-        heating = h.over_planes(e.mode_heating, in_modes)
-        convergence = h.over_planes(e.mode_thickness[None], in_modes)
+        heating = self._columns("mode_heating", in_modes)
+        convergence = self._columns("mode_thickness", in_modes)
         return State(
             vorticity=state.vorticity,
-            divergence=h.over_planes(e.modes, in_modes),
+            divergence=self._columns("modes", in_modes),
             temperature=state.temperature - step * heating,
             log_surface_pressure=state.log_surface_pressure - step * convergence,
             tracers=state.tracers,
@@ -299,15 +333,12 @@ class OrderedEquations:
 
         And what they add to that of all layers above, as one plane.
         """
-        e, h = self.equations, self.waves
         temperature, lnps = state.temperature, state.log_surface_pressure
-        potential = h.over_planes(e.layers.geopotential_matrix, temperature)
-        potential += e.reference_temperature[:, None] * lnps
-        potential *= units.GAS_CONSTANT
+        reference = units.GAS_CONSTANT * self.equations.reference_temperature[:, None]
+        potential = self._columns("geopotential", temperature) + reference * lnps
         if partitioning.size(LEVEL) == 1:
             return potential, jnp.zeros_like(lnps)
-        weights = units.GAS_CONSTANT * e.layers.hydrostatic_weights
-        return potential, h.over_planes(weights[None], temperature)
+        return potential, self._columns("weights", temperature)
 
 
 Equations = PrimitiveEquations | OrderedEquations

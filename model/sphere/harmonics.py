@@ -26,7 +26,7 @@ from jax.sharding import PartitionSpec as P
 
 from model import partitioning
 from model.partitioning import LAT
-from model.precision import Precision, transform_precision
+from model.precision import Precision, Table, transform_precision
 from model.sphere import legendre
 from model.sphere.derivatives import Derivatives
 from model.sphere.grids import GaussianGrid, fold
@@ -438,9 +438,14 @@ class OrderedWaves(Derivatives):
         known = h.total_wavenumber <= h.grid.truncation
         return waves * self.of_total(known.astype(waves.dtype))
 
-    def over_planes(self, matrix: jax.Array, waves: jax.Array) -> jax.Array:
-        """A matrix [k, plane] times arrays of so many planes."""
-        return self._transform.over_planes(matrix, waves)
+    def wave_tables(self, matrices: Matrices) -> Tables:
+        """Matrices [k, plane] for `over_planes`, among own m."""
+        own = self.harmonics.modal_shape[1] // partitioning.size(LAT)
+        return self._transform.wave_tables(matrices, own)
+
+    def over_planes(self, table: Table, waves: jax.Array) -> jax.Array:
+        """A matrix [k, plane] times an array of so many planes."""
+        return self._transform.over_planes(table, waves)
 
     def gather(self, waves: T) -> T:
         """As of `SphericalHarmonics`."""
@@ -457,19 +462,23 @@ class OrderedWaves(Derivatives):
         joined = exchange(jnp.concatenate(leaves, axis=-2), LAT, dimension=-3)
         return structure.unflatten(jnp.split(joined, ends(leaves, axis=-2), axis=-2))
 
+    def point_tables(self, matrices: Matrices) -> Tables:
+        """Matrices [k, plane] for `at_points`."""
+        return self._transform.point_tables(matrices)
+
     def at_points(
         self,
         function: Callable[[jax.Array, Tables, list[jax.Array]], list[Flux | Curl]],
-        matrices: Matrices,
+        tables: Tables,
         fields: list[Waves],
     ) -> list[jax.Array]:
         """Products of fields, formed where they are cheapest.
 
         Args:
-          function: of sin(latitude), the matrices as tables and grid-point values
-            [plane, ...] of all fields, on own latitudes, to products of the same
-            shape. It may assume nothing about the axes of points.
-          matrices: by which the function multiplies planes, [k, plane], by name.
+          function: of sin(latitude), the tables and grid-point values [plane, ...] of
+            all fields, on own latitudes, to products of the same shape. It may assume
+            nothing about the axes of points.
+          tables: by which the function multiplies planes, of `point_tables`.
           fields: in order.
 
         Returns:
@@ -478,7 +487,7 @@ class OrderedWaves(Derivatives):
         fluxes = self._transform.at_points(
             function,
             self.harmonics.sin_latitude,
-            matrices,
+            tables,
             self._transform.to_points(fields),
         )
         return self._transform.from_points(fluxes)

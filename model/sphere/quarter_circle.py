@@ -181,27 +181,35 @@ class QuarterCircle:
         waves = jax.tree.unflatten(structure, leaves)
         return [self._over_latitudes(x) for x in waves]
 
+    def point_tables(self, matrices: Matrices) -> Tables:
+        """Matrices [k, plane] for `at_points`.
+
+        Every place and longitude has a copy of its own: with one for all, fields would
+        be moved before and after each product.
+        """
+        places = (8, self.fourier.matrix.shape[-2])
+        return {name: _repeated(x, places) for name, x in matrices.items()}
+
     def at_points(
         self,
         function: Callable[[jax.Array, Tables, Fields], list[Flux | Curl]],
         sin_latitude: jax.Array,
-        matrices: Matrices,
+        tables: Tables,
         fields: Fields,
     ) -> list[Flux | Curl]:
-        """A function of sin(latitude), matrices and fields [plane, latitude].
-
-        Every place and longitude has a copy of the matrices: with one for all, fields
-        would be moved before and after each product.
-        """
+        """A function of sin(latitude), tables and fields [plane, latitude]."""
         of_places = jnp.repeat(sin_latitude[..., 0], 4, axis=0)
-        places = fields[0].shape[:2]
-        tables = {name: _repeated(x, places) for name, x in matrices.items()}
         for_longitudes = jax.vmap(function, in_axes=(None, 0, 0))
         return jax.vmap(for_longitudes)(of_places, tables, fields)
 
-    def over_planes(self, matrix: jax.Array, waves: jax.Array) -> jax.Array:
+    def wave_tables(self, matrices: Matrices, m: int) -> Tables:
+        """Matrices [k, plane] for `over_planes` of waves of so many m."""
+        shape = (2, 2, 2, m // 2)
+        return {name: _repeated(x, shape) for name, x in matrices.items()}
+
+    def over_planes(self, table: Table, waves: jax.Array) -> jax.Array:
         """A matrix [k, plane] times ordered waves."""
-        return of_table(_repeated(matrix, waves.shape[:-2]), waves)
+        return of_table(table, waves)
 
     def _joined(self, points: jax.Array) -> jax.Array:
         places = points.reshape(2, 4, *points.shape[1:]).transpose(3, 0, 4, 1, 2)

@@ -177,20 +177,27 @@ class WholeCircle:
                 modal[i] = part
         return modal
 
+    def point_tables(self, matrices: Matrices) -> Tables:
+        """Matrices [k, plane] for `at_points`."""
+        return {name: Table.of(x) for name, x in matrices.items()}
+
     def at_points(
         self,
         function: Callable[[jax.Array, Tables, Fields], list[Flux | Curl]],
         sin_latitude: jax.Array,
-        matrices: Matrices,
+        tables: Tables,
         fields: Fields,
     ) -> list[Flux | Curl]:
-        """A function of sin(latitude), matrices and fields [plane, ...]."""
-        tables = {name: Table.of(x) for name, x in matrices.items()}
+        """A function of sin(latitude), tables and fields [plane, ...]."""
         return function(sin_latitude.reshape(-1, 1), tables, fields)
 
-    def over_planes(self, matrix: jax.Array, waves: jax.Array) -> jax.Array:
+    def wave_tables(self, matrices: Matrices, m: int) -> Tables:
+        """Matrices [k, plane] for `over_planes` of waves of so many m."""
+        return {name: Table.of(x) for name, x in matrices.items()}
+
+    def over_planes(self, table: Table, waves: jax.Array) -> jax.Array:
         """A matrix [k, plane] times ordered waves."""
-        return einsum("yx,cmxl->cmyl", matrix, waves)
+        return einsum("yx,cmxl->cmyl", table.matrix, waves)
 
     def _synthesised(self, group: list[Waves]) -> jax.Array:
         """Sums over l of [2, m, plane, l], put together: [2, m, plane, latitude]."""

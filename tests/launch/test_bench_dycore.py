@@ -23,9 +23,9 @@ def test_all_of_dinosaurs_implementations_make_our_step():
     with jax.enable_x64(False):
         equations = case.equations("cpu")
         state = initial_state(case, equations.harmonics)
-        after = jax.jit(lambda e, s: e.leave(case.filtered_step(e)(e.enter(s))))(
-            equations, state
-        )
+        after = jax.jit(
+            lambda e, s: e.leave(case.filtered_step(e.ordered)(e.enter(s)))
+        )(equations, state)
         names = []
         for name, step, in_pairs in cpu_steps(case):
             names.append(name)

@@ -128,7 +128,8 @@ def test_whole_and_quarter_circles_give_the_same(harmonics):
     mixing = {"mixing": jnp.asarray([[0.5, 2.0], [-1.0, 0.25]])}
 
     def formed(h):
-        ordered = h.ordered.at_points(products, mixing, [Waves(h.ordered.enter(x))])
+        tables = h.ordered.point_tables(mixing)
+        ordered = h.ordered.at_points(products, tables, [Waves(h.ordered.enter(x))])
         return map(h.transform.restored, ordered)
 
     pairs = zip(formed(harmonics), formed(other), strict=True)
