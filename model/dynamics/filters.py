@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.sphere.grids import GaussianGrid
-from model.sphere.harmonics import OrderedWaves, total_wavenumbers
+from model.sphere.harmonics import total_wavenumbers
+from model.sphere.ordered import OrderedWaves
 
 Y = TypeVar("Y")
 StepFilter = Callable[[Y, Y], Y]

@@ -28,7 +28,8 @@ from model.dynamics.state import State
 from model.partitioning import LEVEL, MODAL_SURFACE
 from model.precision import Precision
 from model.sphere.grids import GaussianGrid
-from model.sphere.harmonics import OrderedWaves, SphericalHarmonics
+from model.sphere.harmonics import SphericalHarmonics
+from model.sphere.ordered import OrderedWaves
 from model.sphere.waves import Tables, Waves
 from model.vertical.layers import Layers
 from model.vertical.sigma import SigmaLevels
@@ -203,7 +204,7 @@ class PrimitiveEquations:
 class OrderedEquations:
     """`PrimitiveEquations` among states in the order of the transforms: a pytree.
 
-    [2, .., own m, level, l] (`model.sphere.harmonics.OrderedWaves`); the surface is a
+    [2, .., own m, level, l] (`model.sphere.ordered`); the surface is a
     level of its own. Stages of a step stay in that order.
 
     Attributes:

@@ -16,7 +16,6 @@ Durran, Numerical Methods for Fluid Dynamics, section 6.4.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import TypeVar
 
 import jax
@@ -26,18 +25,16 @@ from jax.sharding import PartitionSpec as P
 
 from model import partitioning
 from model.partitioning import LAT
-from model.precision import Precision, Table, transform_precision
+from model.precision import Precision, transform_precision
 from model.sphere import legendre
 from model.sphere.derivatives import Derivatives
 from model.sphere.grids import GaussianGrid, fold
+from model.sphere.ordered import OrderedWaves
 from model.sphere.quarter_circle import QuarterCircle
 from model.sphere.waves import (
     Curl,
     Flux,
-    Matrices,
-    Tables,
     Waves,
-    ends,
     point_weights,
 )
 from model.sphere.whole_circle import WholeCircle
@@ -382,7 +379,7 @@ class SphericalHarmonics(Derivatives):
     # ---- order
 
     @property
-    def ordered(self) -> "OrderedWaves":
+    def ordered(self) -> OrderedWaves:
         """What is done with spectral arrays in the order of the transforms."""
         return OrderedWaves(self)
 
@@ -390,108 +387,3 @@ class SphericalHarmonics(Derivatives):
     def _sec_from_south(self) -> np.ndarray:
         sec = 1 / np.sqrt(1 - self.grid.sin_latitude**2)
         return sec[:, None].astype(self.dtype)
-
-
-@dataclasses.dataclass(frozen=True)
-class OrderedWaves(Derivatives):
-    """Spectral arrays in the order in which the transforms multiply them.
-
-    [2, .., m, plane, l], where there may be other axes between (of parities, of which m
-    and l then are halves); what is on levels has them as planes, a surface has one.
-
-    Attributes:
-      harmonics: whose transforms.
-    """
-
-    harmonics: SphericalHarmonics
-
-    parts = 0
-
-    def enter(self, modal: T) -> T:
-        """A tree of arrays [level, 2, own m, l] or [2, own m, l], put in order."""
-        return jax.tree.map(
-            lambda x: self._transform.ordered(x[None] if x.ndim == 3 else x), modal
-        )
-
-    @property
-    def is_mean(self) -> jax.Array:
-        """True at the coefficient of the mean over the sphere, of one plane."""
-        return self.enter(jnp.asarray(self.harmonics.is_mean, self.harmonics.dtype)) > 0
-
-    def of_total(self, table: np.ndarray) -> np.ndarray:
-        """A table [l] shaped to multiply an array."""
-        return self._transform.of_total(table)
-
-    @property
-    def zonal(self) -> jax.Array:
-        return self._transform.of_zonal(self.harmonics.zonal[:, 0])
-
-    @property
-    def laplacian_eigenvalues(self) -> np.ndarray:
-        return self.of_total(self.harmonics.laplacian_eigenvalues)
-
-    def clip(self, waves: jax.Array) -> jax.Array:
-        """As of `SphericalHarmonics`."""
-        if not self.harmonics.top:
-            return waves
-        h = self.harmonics
-        known = h.total_wavenumber <= h.grid.truncation
-        return waves * self.of_total(known.astype(waves.dtype))
-
-    def wave_tables(self, matrices: Matrices) -> Tables:
-        """Matrices [k, plane] for `over_planes`, among own m."""
-        own = self.harmonics.modal_shape[1] // partitioning.size(LAT)
-        return self._transform.wave_tables(matrices, own)
-
-    def over_planes(self, table: Table, waves: jax.Array) -> jax.Array:
-        """A matrix [k, plane] times an array of so many planes."""
-        return self._transform.over_planes(table, waves)
-
-    def gather(self, waves: T) -> T:
-        """As of `SphericalHarmonics`."""
-        return self._exchanged(partitioning.all_gather, waves)
-
-    def scatter(self, waves: T) -> T:
-        """As of `SphericalHarmonics`."""
-        return self._exchanged(partitioning.reduce_scatter, waves)
-
-    def _exchanged(self, exchange: Callable[..., jax.Array], waves: T) -> T:
-        if not self.harmonics.gathers or partitioning.size(LAT) == 1:
-            return waves
-        leaves, structure = jax.tree.flatten(waves)
-        joined = exchange(jnp.concatenate(leaves, axis=-2), LAT, dimension=-3)
-        return structure.unflatten(jnp.split(joined, ends(leaves, axis=-2), axis=-2))
-
-    def point_tables(self, matrices: Matrices) -> Tables:
-        """Matrices [k, plane] for `at_points`."""
-        return self._transform.point_tables(matrices)
-
-    def at_points(
-        self,
-        function: Callable[[jax.Array, Tables, list[jax.Array]], list[Flux | Curl]],
-        tables: Tables,
-        fields: list[Waves],
-    ) -> list[jax.Array]:
-        """Products of fields, formed where they are cheapest.
-
-        Args:
-          function: of sin(latitude), the tables and grid-point values [plane, ...] of
-            all fields, on own latitudes, to products of the same shape. It may assume
-            nothing about the axes of points.
-          tables: by which the function multiplies planes, of `point_tables`.
-          fields: in order.
-
-        Returns:
-          The products as `SphericalHarmonics.to_modal` makes them, in order.
-        """
-        fluxes = self._transform.at_points(
-            function,
-            self.harmonics.sin_latitude,
-            tables,
-            self._transform.to_points(fields),
-        )
-        return self._transform.from_points(fluxes)
-
-    @property
-    def _transform(self) -> WholeCircle | QuarterCircle:
-        return self.harmonics.transform
