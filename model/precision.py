@@ -52,9 +52,8 @@ def _halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 class Table(NamedTuple):
     """A matrix [..., k, j] by which arrays are multiplied, and its transpose.
 
-    Processors multiply by rows of the left factor. The gradient of an array that was
-    multiplied by a table is a product with the transpose, which would else be taken
-    apart for every such product.
+    The gradient of what was multiplied by a matrix is a product with its transpose, and
+    XLA's fast products on a CPU want that laid out in memory.
     """
 
     matrix: jax.Array
@@ -63,6 +62,10 @@ class Table(NamedTuple):
     @classmethod
     def of(cls, matrix: jax.Array) -> "Table":
         return cls(matrix, matrix.swapaxes(-1, -2))
+
+    @property
+    def T(self) -> "Table":
+        return Table(self.transpose, self.matrix)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -85,8 +88,7 @@ def _of_table_forward(
 def _of_table_backward(
     precision: Precision, table: Table, gradient: jax.Array
 ) -> tuple[None, jax.Array]:
-    transposed = Table(table.transpose, table.matrix)
-    return None, of_table(transposed, gradient, precision)
+    return None, of_table(table.T, gradient, precision)
 
 
 of_table.defvjp(_of_table_forward, _of_table_backward)

@@ -246,8 +246,7 @@ class QuarterCircle:
     def _over_longitudes(self, points: jax.Array) -> jax.Array:
         """-> [2, parity, parity of m, m // 2, plane, latitude]."""
         sums = _signed(_SIGNS.T, points).reshape(2, 2, 2, *points.shape[1:])
-        fourier = Table(self.fourier.transpose, self.fourier.matrix)
-        return of_table(fourier, sums, self.precision)
+        return of_table(self.fourier.T, sums, self.precision)
 
     def _d_dlon(self, waves: jax.Array) -> jax.Array:
         cosine, sine = jnp.unstack(waves)

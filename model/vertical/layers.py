@@ -70,10 +70,7 @@ class Layers:
 
     @property
     def hydrostatic_weights(self) -> jax.Array:
-        """What a layer's temperature adds to the geopotential, over R, above: [level].
-
-        Of the layers above it.
-        """
+        """What a layer adds to the geopotential over R of all above, per K, [level]."""
         return self.alpha + self.alpha_above
 
     @property
