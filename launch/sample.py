@@ -243,14 +243,16 @@ def six_hours(
     days: jax.Array,
 ) -> State:
     """Integrates core and physics from `time`, `days` after the data's start."""
-    smooth = exponential_filter(GRID, dt=STEP_MINUTES, tau=120.0, order=3)
+    ordered = equations.ordered
+    smooth = exponential_filter(GRID, STEP_MINUTES, 120.0, order=3, waves=ordered.waves)
 
     def step(state: State, index: jax.Array) -> tuple[State, None]:
         now = time + index * jax_datetime.to_timedelta(STEP_MINUTES, "m")
         surroundings = surroundings_of(equations, planet, now, days)
-        forced = Forced(equations, hidden_forcing(equations, state, surroundings))
-        core_step = imex_step(forced, STEP_MINUTES * units.HOUR / 60)
-        return filtered(core_step, [smooth])(state), None
+        forcing = equations.enter(hidden_forcing(equations, state, surroundings))
+        core_step = imex_step(Forced(ordered, forcing), STEP_MINUTES * units.HOUR / 60)
+        after = filtered(core_step, [smooth])(equations.enter(state))
+        return equations.leave(after), None
 
     return jax.lax.scan(step, state, jnp.arange(STEPS))[0]
 

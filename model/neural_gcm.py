@@ -300,7 +300,7 @@ class NeuralGCM:
         core = dataclasses.replace(
             self.equations, orography=self.core_orography(networks)
         )
-        # All steps are taken in the order of the transforms.
+        # The core's steps are taken in the order of the transforms.
         ordered = equations = core.ordered
         forcing = None
         if physics is not None:

@@ -70,7 +70,7 @@ class Table(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def of_table(table: Table, x: jax.Array, precision: Precision = "highest") -> jax.Array:
-    """A table [..., k, j] times an array [..., j, *others], [..., k, *others].
+    """A table [..., k, j] times an array [..., j, *others] -> [..., k, *others].
 
     The array alone has a gradient.
     """

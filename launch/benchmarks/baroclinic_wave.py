@@ -80,13 +80,15 @@ def simulate(
         grid, sigma, reference, orography, dtype, precision
     )
     steps = round(1440 / minutes)
-    # dinosaur's default, which touches the last few waves alone.
-    smooth = exponential_filter(grid, minutes, tau=1.25, order=18)
 
     @jax.jit
     def one_day(equations: PrimitiveEquations, state: State) -> State:
-        step = filtered(imex_step(equations, units.DAY / steps), [smooth])
-        return jax.lax.scan(lambda y, _: (step(y), None), state, length=steps)[0]
+        ordered, state = equations.ordered, equations.enter(state)
+        # dinosaur's default, which touches the last few waves alone.
+        smooth = exponential_filter(grid, minutes, 1.25, order=18, waves=ordered.waves)
+        step = filtered(imex_step(ordered, units.DAY / steps), [smooth])
+        end, _ = jax.lax.scan(lambda y, _: (step(y), None), state, length=steps)
+        return equations.leave(end)
 
     # Figures are formed in float64: they show the core's drift, not their own rounding.
     with jax.enable_x64(True):

@@ -82,7 +82,7 @@ class Case:
         )
 
     def filtered_step(self, equations: OrderedEquations) -> Callable[[State], State]:
-        """Ours, of a state in the order of the transforms, as rollouts have it."""
+        """Ours, of a state in the order of the transforms."""
         smooth = exponential_filter(
             *(self.grid, self.minutes, FILTER_MINUTES, FILTER_ORDER),
             waves=equations.waves,

@@ -54,8 +54,9 @@ def compare(
     measurement = measured(level, lat)
     ours = figures(measurement) | compilers(measurement)
     told = {
-        "what": "one filtered SIL3 step of the moist core, state donated, float32, "
-        "transforms in three bfloat16 passes (of defaults: dinosaur's in six); figures "
+        "what": "one filtered SIL3 step of the moist core, state donated and in the "
+        "order that a core's steps keep, float32, transforms in three bfloat16 passes "
+        "(of defaults: dinosaur's in six); figures "
         "of one device; judge: of each figure dinosaur's best",
         "topology": args.topology,
         "mesh": sizes,

@@ -77,7 +77,6 @@ def simulate(
     reference = np.full(sigma.layers, REFERENCE_TEMPERATURE)
     equations = PrimitiveEquations.create(grid, sigma, reference)
     physics = held_suarez(sigma)
-    smooth = exponential_filter(grid, minutes, DAMPING_MINUTES, DAMPING_ORDER)
     steps = round(1440 / minutes)
 
     @jax.jit
@@ -87,12 +86,17 @@ def simulate(
         names = [f.name for f in dataclasses.fields(Surroundings)]
         surroundings = Surroundings(**dict.fromkeys(names, nothing))
         surroundings.sin_latitude = h.sin_latitude
+        ordered = equations.ordered
+        smooth = exponential_filter(
+            *(grid, minutes, DAMPING_MINUTES, DAMPING_ORDER), waves=ordered.waves
+        )
 
         def step(state: State, _: None) -> tuple[State, None]:
             columns = to_columns(h, state, equations.reference_temperature)
-            forcing = to_spectral(h, physics(columns, surroundings))
-            core = imex_step(Forced(equations, forcing), units.DAY / steps)
-            return filtered(core, [smooth])(state), None
+            forcing = equations.enter(to_spectral(h, physics(columns, surroundings)))
+            core = imex_step(Forced(ordered, forcing), units.DAY / steps)
+            after = filtered(core, [smooth])(equations.enter(state))
+            return equations.leave(after), None
 
         return jax.lax.scan(step, state, length=steps)[0]
 

@@ -59,15 +59,21 @@ def exponential_filter(
 ) -> StepFilter[Y]:
     """Filter for one step of `dt`; waves of the smallest scale decay in `tau`.
 
-    `dt` and `tau` in the same units. States are of arrays [..., m, l], or `waves` in
-    the order of the transforms.
+    `dt` and `tau` in the same units. States are of arrays [..., m, l]; with `waves` of
+    arrays in the order of the transforms.
+
+    Raises:
+      ValueError: if the states have another number of l.
     """
 
     def smooth(before: Y, after: Y) -> Y:
-        if waves is None:
-            rows = jax.tree.leaves(after)[0].shape[-1]
-        else:
+        rows = jax.tree.leaves(after)[0].shape[-1]
+        if waves is not None:
             rows = len(waves.harmonics.total_wavenumber)
+        if rows not in (len(total_wavenumbers(grid, top)) for top in (False, True)):
+            raise ValueError(
+                f"states have {rows} total wavenumbers, not those of {grid}"
+            )
         factors = exponential_factors(grid, dt / tau, order, cutoff, rows)
         factors = factors if waves is None else waves.of_total(factors)
         return jax.tree.map(lambda x: x * jnp.asarray(factors, x.dtype), after)

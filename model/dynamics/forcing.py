@@ -20,8 +20,9 @@ class Forced(Generic[Y]):
     @property
     def ordered(self) -> "Forced[Y] | None":
         """See `model.dynamics.integrators`."""
-        inner = getattr(self.equations, "ordered", None)
-        return None if inner is None else Forced(inner, self.enter(self.forcing))
+        if not hasattr(type(self.equations), "ordered"):
+            return None
+        return Forced(self.equations.ordered, self.enter(self.forcing))
 
     def enter(self, y: Y) -> Y:
         return self.equations.enter(y)
@@ -36,5 +37,5 @@ class Forced(Generic[Y]):
     def implicit(self, y: Y) -> Y:
         return self.equations.implicit(y)
 
-    def implicit_solve(self, y: Y, step: jax.Array) -> Y:
+    def implicit_solve(self, y: Y, step: float | jax.Array) -> Y:
         return self.equations.implicit_solve(y, step)

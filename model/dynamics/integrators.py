@@ -22,7 +22,7 @@ class ImplicitExplicit(Protocol[Y]):
 
     def implicit(self, y: Y) -> Y: ...
 
-    def implicit_solve(self, y: Y, step: jax.Array) -> Y: ...
+    def implicit_solve(self, y: Y, step: float | jax.Array) -> Y: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +57,9 @@ def imex_step(
     """
     if not all(row[-1] for row in tableau.implicit):
         raise ValueError("a stage of the tableau has no implicit part of its own")
-    if getattr(equation, "ordered", None) is not None:
-        inner = imex_step(equation.ordered, dt, tableau)
+    # Looked up in the class, so that an error within the property is not lost.
+    if hasattr(type(equation), "ordered") and (ordered := equation.ordered) is not None:
+        inner = imex_step(ordered, dt, tableau)
         return lambda y: equation.leave(inner(equation.enter(y)))
 
     def step(y: Y) -> Y:
@@ -67,8 +68,8 @@ def imex_step(
         for i in range(len(stages)):
             explicit = equation.explicit(y)
             for j in range(i, len(stages)):
-                weights = dt * tableau.explicit[j][i], dt * tableau.implicit[j][i]
-                stages[j] = _added(stages[j], explicit, slope, *weights)
+                a, b = tableau.explicit[j][i], tableau.implicit[j][i]
+                stages[j] = _added(stages[j], explicit, slope, a, b, dt)
             own = dt * tableau.implicit[i][-1]
             y = equation.implicit_solve(stages[i], own)
             # The equation that was solved tells implicit(y), which need not be
@@ -79,12 +80,12 @@ def imex_step(
     return step
 
 
-def _added(y: Y, explicit: Y, implicit: Y, a: float, b: float) -> Y:
-    """y + a * explicit + b * implicit."""
+def _added(y: Y, explicit: Y, implicit: Y, a: float, b: float, dt: float) -> Y:
+    """y + dt * (a * explicit + b * implicit)."""
 
     def one(y: jax.Array, f: jax.Array, g: jax.Array | None) -> jax.Array:
-        y = y + a * f if a else y
-        return y + b * g if b and g is not None else y
+        y = y + dt * a * f if a else y
+        return y + dt * b * g if b and g is not None else y
 
     return jax.tree.map(one, y, explicit, implicit)
 

@@ -164,6 +164,7 @@ class PrimitiveEquations:
 
     @property
     def waves(self) -> SphericalHarmonics:
+        """What is done with states of these equations; see `OrderedEquations.waves`."""
         return self.harmonics
 
     # ---- the equations, of states [level, 2, own m, l]
@@ -204,14 +205,15 @@ class PrimitiveEquations:
 class OrderedEquations:
     """`PrimitiveEquations` among states in the order of the transforms: a pytree.
 
-    [2, .., own m, level, l] (`model.sphere.ordered`); the surface is a
-    level of its own. Stages of a step stay in that order.
+    [2, .., own m, level, l] (`model.sphere.ordered`); a surface field has one level.
+    Steps stay in that order, with their filters.
 
     Attributes:
       equations: the tables.
       point_tables: what multiplies columns of points (`model.dynamics.products`).
       wave_tables: what multiplies columns of waves: of `equations` by name, and
-        `geopotential` and `weights` (`Layers.hydrostatic_weights`), times R.
+        `geopotential` and `weights` (`Layers.hydrostatic_weights`), times R. Like
+        those of points they have no gradient.
       ground: Laplacian of the surface geopotential, of one plane.
     """
 
@@ -222,7 +224,7 @@ class OrderedEquations:
 
     @classmethod
     def create(cls, equations: PrimitiveEquations) -> "OrderedEquations":
-        """Puts tables in order, once for all steps."""
+        """Puts tables in order; on a mesh this device's part of them."""
         e, waves, layers = equations, equations.harmonics.ordered, equations.layers
         return cls(
             equations=e,
@@ -244,6 +246,7 @@ class OrderedEquations:
 
     @property
     def waves(self) -> OrderedWaves:
+        """What is done with states of these equations."""
         return self.equations.harmonics.ordered
 
     def _columns(self, name: str, x: jax.Array) -> jax.Array:
@@ -292,8 +295,8 @@ class OrderedEquations:
         h = self.waves
         potential, of_layers = self._potential(state)
         divergence, below = _all_layers(state.divergence, of_layers)
-        own = partitioning.index(LEVEL)
-        below = jax.lax.dynamic_slice_in_dim(below, own, 1, axis=-2)
+        place = partitioning.index(LEVEL)
+        below = jax.lax.dynamic_slice_in_dim(below, place, 1, axis=-2)
         return State(
             vorticity=None,
             divergence=-h.laplacian(potential + below),
@@ -343,6 +346,7 @@ class OrderedEquations:
 
 
 Equations = PrimitiveEquations | OrderedEquations
+"""In either order."""
 
 
 def _all_layers(x: jax.Array, plane: jax.Array) -> tuple[jax.Array, jax.Array]:

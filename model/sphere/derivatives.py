@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.sphere.waves import Waves
+from model.sphere.waves import Waves, d_dlon
 
 
 class Derivatives:
@@ -26,8 +26,7 @@ class Derivatives:
 
     def d_dlon(self, x: jax.Array) -> jax.Array:
         """Derivative in longitude, spectral."""
-        cosine, sine = jnp.unstack(x, axis=self.parts)
-        return jnp.stack([self.zonal * sine, -self.zonal * cosine], axis=self.parts)
+        return d_dlon(x, self.zonal, self.parts)
 
     def laplacian(self, x: jax.Array) -> jax.Array:
         return x * jnp.asarray(self.laplacian_eigenvalues, x.dtype)

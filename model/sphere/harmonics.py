@@ -3,8 +3,8 @@
 Spectral ("modal") arrays have shape [..., 2, m, l]: cosine and sine part, zonal
 wavenumber 0..n and total wavenumber 0..n, orthonormal on the unit sphere, for a
 grid of truncation n. m and l may be followed by padding, which is zero always: both to
-an even number, for their parity is that of a harmonic's symmetries, and m to a multiple
-of the devices over which it is split. (With `top`, as in published models, l goes to
+an even number, m on each of the devices over which it is split, for their parity is
+that of a harmonic's symmetries. (With `top`, as in published models, l goes to
 n+1.)
 
 Grid-point ("nodal") arrays have shape [..., 2, latitude, longitude]: hemispheres with
@@ -41,7 +41,7 @@ from model.sphere.whole_circle import WholeCircle
 
 T = TypeVar("T")
 
-# Up to so many devices along `lat` the state is gathered. On two that is modelled
+# Up to so many devices along `lat` the state is gathered. On two that was modelled
 # within 4 to 13 % of transposing each field; on more, what every device then repeats
 # of the spectral arithmetic costs much more than is saved (BUILD.md, "The mesh").
 LARGEST_GATHER = 2
@@ -274,6 +274,13 @@ class SphericalHarmonics(Derivatives):
 
         return jax.tree.map(convert, modal)
 
+    # ---- order
+
+    @property
+    def ordered(self) -> OrderedWaves:
+        """What is done with spectral arrays in the order of the transforms."""
+        return OrderedWaves(self)
+
     # ---- transforms
 
     def to_nodal(self, field: jax.Array | Waves) -> jax.Array:
@@ -375,13 +382,6 @@ class SphericalHarmonics(Derivatives):
             self.analysis(Curl(None, u_sec, v_sec)),
             self.analysis(Flux(None, u_sec, v_sec)),
         )
-
-    # ---- order
-
-    @property
-    def ordered(self) -> OrderedWaves:
-        """What is done with spectral arrays in the order of the transforms."""
-        return OrderedWaves(self)
 
     @property
     def _sec_from_south(self) -> np.ndarray:

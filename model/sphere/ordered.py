@@ -1,7 +1,7 @@
 """Spectral arrays in the order in which the transforms multiply them.
 
-A rollout's steps keep states in that order, for the moving about of fields before and
-after each transform would take a CPU as long as half of the products.
+The core's steps of a physics step keep states in that order: moving fields about before
+and after each transform would take a CPU as long as half of the products.
 """
 
 import dataclasses

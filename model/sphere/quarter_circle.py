@@ -26,6 +26,7 @@ from model.sphere.waves import (
     Tables,
     Waves,
     circle_waves,
+    d_dlon,
     ends,
     legendre_tables,
     point_weights,
@@ -249,8 +250,7 @@ class QuarterCircle:
         return of_table(self.fourier.T, sums, self.precision)
 
     def _d_dlon(self, waves: jax.Array) -> jax.Array:
-        cosine, sine = jnp.unstack(waves)
-        return jnp.stack([self.zonal * sine, -self.zonal * cosine])
+        return d_dlon(waves, self.zonal)
 
     def _over_latitudes(self, waves: Waves) -> jax.Array:
         """-> ordered waves."""

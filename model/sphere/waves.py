@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from model.precision import Table
@@ -22,7 +23,7 @@ Tables = dict[str, Table]
 
 
 class Waves(NamedTuple):
-    """Spectral coefficients of a field at points, [plane, 2, m, l]; one may be None.
+    """Spectral coefficients of a field at points, in any order; one may be None.
 
     Attributes:
       values: of associated Legendre functions.
@@ -66,6 +67,18 @@ class Curl(NamedTuple):
 
 def _plus(source: jax.Array | None, x: jax.Array) -> jax.Array:
     return x if source is None else source + x
+
+
+def d_dlon(waves: jax.Array, zonal: jax.Array, parts: int = 0) -> jax.Array:
+    """Derivative in longitude.
+
+    Args:
+      waves: with an axis of cosine and sine parts.
+      zonal: m, shaped to multiply one part.
+      parts: that axis.
+    """
+    cosine, sine = jnp.unstack(waves, axis=parts)
+    return jnp.stack([zonal * sine, -zonal * cosine], axis=parts)
 
 
 # ---- tables, float64

@@ -24,6 +24,7 @@ from model.sphere.waves import (
     Tables,
     Waves,
     circle_waves,
+    d_dlon,
     ends,
     legendre_tables,
     point_weights,
@@ -149,8 +150,7 @@ class WholeCircle:
             group = [fields[i] for i in places]
             fourier = self._synthesised(group)
             nodal = self._einsum("cmi,cmxj->xji", self.fourier, fourier)
-            planes = [jax.tree.leaves(x)[0].shape[2] for x in group]
-            parts = jnp.split(nodal, np.cumsum(planes)[:-1])
+            parts = jnp.split(nodal, ends([jax.tree.leaves(x)[0] for x in group], 2))
             for i, part in zip(places, parts, strict=True):
                 points[i] = part
         return points
@@ -171,8 +171,8 @@ class WholeCircle:
             places = [i for i, x in enumerate(waves) if _sort(x) == sort]
             group = [waves[i] for i in places]
             analysed = self._analysed(group)
-            planes = [jax.tree.leaves(x)[0].shape[2] for x in group]
-            split = jnp.split(analysed, np.cumsum(planes)[:-1], axis=2)
+            planes = ends([jax.tree.leaves(x)[0] for x in group], axis=2)
+            split = jnp.split(analysed, planes, axis=2)
             for i, part in zip(places, split, strict=True):
                 modal[i] = part
         return modal
@@ -197,7 +197,8 @@ class WholeCircle:
 
     def over_planes(self, table: Table, waves: jax.Array) -> jax.Array:
         """A matrix [k, plane] times ordered waves."""
-        return einsum("yx,cmxl->cmyl", table.matrix, waves)
+        # As in other orders, tables have no gradient.
+        return einsum("yx,cmxl->cmyl", jax.lax.stop_gradient(table.matrix), waves)
 
     def _synthesised(self, group: list[Waves]) -> jax.Array:
         """Sums over l of [2, m, plane, l], put together: [2, m, plane, latitude]."""
@@ -226,8 +227,7 @@ class WholeCircle:
         return total
 
     def _d_dlon(self, x: jax.Array) -> jax.Array:
-        cosine, sine = x
-        return jnp.stack([self.zonal * sine, -self.zonal * cosine])
+        return d_dlon(x, self.zonal)
 
     def _exchanged(self, x: jax.Array, to_latitudes: bool) -> jax.Array:
         """Own m of all latitudes <-> all m of own ones; [2, m, plane, latitude]."""

@@ -77,7 +77,7 @@ class Layers:
     def geopotential_matrix(self) -> jax.Array:
         """Geopotential over R above the ground, of the temperature of own layers.
 
-        [level, own level]; to be added is what layers below add (of other devices).
+        [own level, own level]; to be added is what layers below add (of other devices).
         """
         weights = jnp.broadcast_to(self.hydrostatic_weights, (len(self.alpha),) * 2)
         return jnp.triu(weights, 1) + jnp.diag(self.alpha)

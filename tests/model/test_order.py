@@ -1,4 +1,7 @@
-"""States in the order of the transforms: the same steps, filters and fixers."""
+"""States in the order of the transforms: the same steps, filters and fixers.
+
+Also by the transforms of a TPU, in full precision, and on meshes.
+"""
 
 import dataclasses
 import types
@@ -8,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model import units
+from model import partitioning, units
 from model.dynamics import baroclinic_wave
 from model.dynamics.conservation import FIXERS, fixers
 from model.dynamics.filters import exponential_filter, filtered
@@ -18,16 +21,17 @@ from model.sphere.grids import parse_grid
 from model.sphere.quarter_circle import QuarterCircle
 from model.sphere.whole_circle import WholeCircle
 from model.vertical.sigma import SigmaLevels
+from tests.model.test_partitioned_core import equations_and_state, on_mesh
 
 GRID, SIGMA = parse_grid("T21"), SigmaLevels.equidistant(8)
 MINUTES = 30.0
 TRANSFORMS = {"highest": QuarterCircle, "bf16_3x_emulated": WholeCircle}
 
 
-def moist_wave(precision, top):
+def moist_wave(precision, top, grid=GRID):
     """The baroclinic wave over its mountains, with vapour where it is warm."""
     equations = PrimitiveEquations.create(
-        *(GRID, SIGMA, baroclinic_wave.reference_temperature(SIGMA)),
+        *(grid, SIGMA, baroclinic_wave.reference_temperature(SIGMA)),
         dtype=jnp.float64,
         precision=precision,
         top=top,
@@ -87,3 +91,70 @@ def test_a_step_and_its_gradient_are_the_same_in_both_orders(precision):
     for step in (in_order, by_entering):
         for a, b in zip(both(step), expected, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-11 * np.abs(b).max())
+
+
+def as_on_tpus(equations):
+    """The same equations with sums over whole circles, in full precision."""
+    h = equations.harmonics
+    whole = WholeCircle.create(
+        *(h.grid, h.modal_shape[1:], jnp.float64, "highest", h.shards),
+        transposes=not h.gathers,
+        top=h.top,
+    )
+    h = dataclasses.replace(h, transform=whole)
+    return dataclasses.replace(equations, harmonics=h)
+
+
+def fixed_step_and_gradient(equations, state):
+    """After a filtered and fixed step in order, and the gradient of its squares."""
+    ordered = equations.ordered
+    smooth = exponential_filter(GRID, MINUTES, 120.0, order=3, waves=ordered.waves)
+    step = imex_step(ordered, MINUTES / 60 * units.HOUR)
+    step = filtered(step, [smooth, *fixers(FIXERS, ordered)])
+
+    def squares(state):
+        after = equations.leave(step(equations.enter(state)))
+        total = jax.tree.map(lambda x: jnp.sum(x * x), after)
+        # Every device along `level` has all of ln(ps), and counts its part.
+        total.log_surface_pressure /= partitioning.size("level")
+        return sum(jax.tree.leaves(total)), after
+
+    gradient, after = jax.grad(squares, has_aux=True)(state)
+    return after, gradient
+
+
+@pytest.mark.parametrize("level, lat", [(1, 1), (2, 2), (1, 4)])
+@pytest.mark.parametrize("of_tpus", [False, True])
+def test_all_transforms_on_all_meshes_make_the_same_step(of_tpus, level, lat):
+    """One device with the transforms of a CPU is what all others are compared with."""
+    expected = jax.jit(fixed_step_and_gradient)(*equations_and_state("float64", 1))
+    equations, state = equations_and_state("float64", lat)
+    equations = as_on_tpus(equations) if of_tpus else equations
+    made = on_mesh(fixed_step_and_gradient, level, lat, equations)(equations, state)
+    rows = GRID.truncation + 1
+    pairs = zip(jax.tree.leaves(made), jax.tree.leaves(expected), strict=True)
+    for a, b in pairs:
+        a, b = a[..., :rows, :], b[..., :rows, :]
+        # ln(ps) is small here, and the fixers' logarithms are of numbers of order 1.
+        np.testing.assert_allclose(a, b, atol=1e-11 * np.abs(b).max() + 1e-13)
+
+
+@pytest.mark.parametrize("top", [False, True])
+def test_transforms_agree_where_products_are_aliased(top):
+    """A linear grid, on which the gradient of humidity is transformed by itself."""
+    grid = parse_grid("TL31")
+    equations, state = moist_wave("highest", top, grid)
+    assert not grid.resolves_products
+    for a, b in zip(
+        jax.tree.leaves(as_on_tpus(equations).explicit(state)),
+        jax.tree.leaves(equations.explicit(state)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, atol=1e-10 * np.abs(b).max())
+
+
+def test_a_filter_of_another_order_is_refused():
+    equations, state = moist_wave("highest", top=False)
+    smooth = exponential_filter(GRID, MINUTES, 120.0, order=3)
+    with pytest.raises(ValueError, match="11 total wavenumbers"):
+        smooth(None, equations.enter(state))
