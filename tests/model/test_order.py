@@ -123,8 +123,16 @@ def fixed_step_and_gradient(equations, state):
     return after, gradient
 
 
-@pytest.mark.parametrize("level, lat", [(1, 1), (2, 2), (1, 4)])
-@pytest.mark.parametrize("of_tpus", [False, True])
+@pytest.mark.parametrize(
+    "of_tpus, level, lat",
+    [
+        (True, 2, 2),
+        (True, 1, 4),
+        pytest.param(True, 1, 1, marks=pytest.mark.slow),
+        pytest.param(False, 2, 2, marks=pytest.mark.slow),
+        pytest.param(False, 1, 4, marks=pytest.mark.slow),
+    ],
+)
 def test_all_transforms_on_all_meshes_make_the_same_step(of_tpus, level, lat):
     """One device with the transforms of a CPU is what all others are compared with."""
     expected = jax.jit(fixed_step_and_gradient)(*equations_and_state("float64", 1))
