@@ -66,7 +66,7 @@ def test_scores_of_a_reliable_ensemble():
     assert x["crps"] == pytest.approx(1 / np.sqrt(np.pi), rel=0.01)
 
 
-@pytest.mark.drill
+@pytest.mark.slow
 def test_a_tiny_run_is_measured(make_tiny_config, tiny_store, planet, tmp_path):
     config = make_tiny_config()
     config.model.noise = ((2000.0, 6.0),)

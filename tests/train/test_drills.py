@@ -107,6 +107,7 @@ def test_sigterm_in_training(start, whole, tmp_path):
     assert_equal_runs(pod.workdir, whole, STEPS)
 
 
+@pytest.mark.slow
 def test_sigterm_in_evaluation(start, whole, tmp_path):
     pod = start(tmp_path / "run")
     pod.until_step(HALF)
@@ -184,7 +185,14 @@ def stray(step):
     (step.parent / "9").mkdir()
 
 
-@pytest.mark.parametrize("harm", [truncate, flip, remove_item, change_record, stray])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        truncate,
+        change_record,
+        *(pytest.param(x, marks=pytest.mark.slow) for x in (flip, remove_item, stray)),
+    ],
+)
 def test_damaged_newest_checkpoint(start, alone, half, tmp_path, harm):
     workdir = tmp_path / "run"
     shutil.copytree(half, workdir)
@@ -228,7 +236,7 @@ def test_no_checkpoint_that_is_whole_is_no_fresh_start(start, half, tmp_path):
     assert before == sorted(x.name for x in (workdir / "checkpoints").iterdir())
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_disk_full_during_a_background_save(start, request, tmp_path, processes):
     """That of the last process; the other one waits for it, up to a limit."""
     run = {"failed_saves": 3, "save_minutes": 0.3}
@@ -271,6 +279,7 @@ def test_stuck_process_ends_by_the_watchdog(start, whole, tmp_path):
     assert_equal_runs(pod.workdir, whole, STEPS)
 
 
+@pytest.mark.slow
 def test_goodput_adds_up_over_two_kills(start, alone, tmp_path):
     pod = start(tmp_path / "run", processes=1)
     pod.until(pod.attempts)

@@ -30,7 +30,7 @@ def saved(workdir, config, store):
     return model.scales, jax.device_get(params)
 
 
-@pytest.mark.drill
+@pytest.mark.slow
 def test_a_run_starts_from_another_and_leaves_frozen_modules_alone(
     tmp_path, make_tiny_config, tiny_store, capsys
 ):

@@ -102,6 +102,7 @@ def test_a_run_that_was_killed_while_it_went_back_goes_on_as_if_not(run):
     assert code == 0 and "it was moved" not in told
 
 
+@pytest.mark.slow
 def test_another_order_after_a_rollback(run):
     folder, attempt = run
     assert attempt(train_steps=4)[0] == 0

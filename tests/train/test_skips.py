@@ -99,7 +99,7 @@ def test_an_evaluation_tells_which_window_is_bad(case):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(part | {"losses": 0}))
 
 
-@pytest.mark.drill
+@pytest.mark.slow
 def test_a_run_ends_after_too_many(tmp_path, make_tiny_config, tiny_store, capsys):
     """A step so long that parameters are spoiled for good."""
     config = make_tiny_config()

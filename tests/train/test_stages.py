@@ -127,6 +127,7 @@ def test_what_does_not_fit_a_later_stage_is_told_at_once(config):
         prepare(config)
 
 
+@pytest.mark.slow
 def test_every_stage_is_compiled_once_and_its_windows_are_its_own(
     config, tmp_path, capsys
 ):
