@@ -12,23 +12,13 @@ Y = TypeVar("Y")
 
 @dataclasses.dataclass(frozen=True)
 class Forced(Generic[Y]):
-    """`equations` plus a tendency that is the same in every stage of a step."""
+    """`equations` plus a tendency that is the same in every stage of a step.
+
+    In the order of the equations, whichever that is.
+    """
 
     equations: ImplicitExplicit[Y]
     forcing: Y
-
-    @property
-    def ordered(self) -> "Forced[Y] | None":
-        """See `model.dynamics.integrators`."""
-        if not hasattr(type(self.equations), "ordered"):
-            return None
-        return Forced(self.equations.ordered, self.enter(self.forcing))
-
-    def enter(self, y: Y) -> Y:
-        return self.equations.enter(y)
-
-    def leave(self, y: Y) -> Y:
-        return self.equations.leave(y)
 
     def explicit(self, y: Y) -> Y:
         tendency = self.equations.explicit(y)

@@ -58,8 +58,8 @@ def imex_step(
     if not all(row[-1] for row in tableau.implicit):
         raise ValueError("a stage of the tableau has no implicit part of its own")
     # Looked up in the class, so that an error within the property is not lost.
-    if hasattr(type(equation), "ordered") and (ordered := equation.ordered) is not None:
-        inner = imex_step(ordered, dt, tableau)
+    if hasattr(type(equation), "ordered"):
+        inner = imex_step(equation.ordered, dt, tableau)
         return lambda y: equation.leave(inner(equation.enter(y)))
 
     def step(y: Y) -> Y:
