@@ -49,6 +49,51 @@ def _halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return leading, jax.lax.reduce_precision(x - leading, 8, 7)
 
 
+# ---- products in a kernel, where what is above is not known
+
+
+@jax.custom_vjp
+def along(table: jax.Array, x: jax.Array) -> jax.Array:
+    """Tables [a, b] and arrays [k, b] -> [a, k], in three bfloat16 passes.
+
+    The array alone has a gradient. Both are arrays of two axes in float32.
+    """
+    return _three_passes(table, x, ((1,), (1,)))
+
+
+@jax.custom_vjp
+def across(table: jax.Array, x: jax.Array) -> jax.Array:
+    """Tables [a, b] and arrays [a, k] -> [k, b]; as `along`, of which it is adjoint."""
+    return _three_passes(x, table, ((0,), (0,)))
+
+
+along.defvjp(
+    lambda table, x: (along(table, x), table), lambda t, g: (None, across(t, g))
+)
+across.defvjp(
+    lambda table, x: (across(table, x), table), lambda t, g: (None, along(t, g))
+)
+
+
+def _three_passes(
+    x: jax.Array, y: jax.Array, contracting: tuple[tuple[int], tuple[int]]
+) -> jax.Array:
+    def split(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        leading = x.astype(jnp.bfloat16)
+        return leading, (x - leading.astype(x.dtype)).astype(jnp.bfloat16)
+
+    def product(x: jax.Array, y: jax.Array) -> jax.Array:
+        return jax.lax.dot_general(
+            x, y, (contracting, ((), ())), preferred_element_type=jnp.float32
+        )
+
+    (x, x_rest), (y, y_rest) = split(x), split(y)
+    return product(x, y) + product(x, y_rest) + product(x_rest, y)
+
+
+# ---- tables
+
+
 class Table(NamedTuple):
     """A matrix [..., k, j] by which arrays are multiplied, and its transpose.
 
@@ -74,6 +119,9 @@ def of_table(table: Table, x: jax.Array, precision: Precision = "highest") -> ja
 
     The array alone has a gradient.
     """
+    if table.matrix.shape[-1] == 1:
+        others = x.ndim - table.matrix.ndim
+        return table.matrix.reshape(*table.matrix.shape, *[1] * others) * x
     leading = "abcdefgh"[: table.matrix.ndim - 2]
     subscripts = f"{leading}yz,{leading}z...->{leading}y..."
     return einsum(subscripts, table.matrix, x, precision)

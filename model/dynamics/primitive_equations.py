@@ -23,14 +23,21 @@ from jax.sharding import PartitionSpec as P
 
 from model import partitioning, units
 from model.dynamics.products import CONDENSATES as CONDENSATES
-from model.dynamics.products import HUMIDITY, point_matrices, products
+from model.dynamics.products import (
+    HUMIDITY,
+    fields,
+    point_matrices,
+    point_vectors,
+    products,
+    tendency,
+)
 from model.dynamics.state import State
 from model.partitioning import LEVEL, MODAL_SURFACE
 from model.precision import Precision
 from model.sphere.grids import GaussianGrid
 from model.sphere.harmonics import SphericalHarmonics
 from model.sphere.ordered import OrderedWaves
-from model.sphere.waves import Tables, Waves
+from model.sphere.waves import PointTables, RightHandSide, Tables
 from model.vertical.layers import Layers
 from model.vertical.sigma import SigmaLevels
 
@@ -218,7 +225,7 @@ class OrderedEquations:
     """
 
     equations: PrimitiveEquations
-    point_tables: Tables
+    point_tables: PointTables
     wave_tables: Tables
     ground: jax.Array
 
@@ -228,7 +235,7 @@ class OrderedEquations:
         e, waves, layers = equations, equations.harmonics.ordered, equations.layers
         return cls(
             equations=e,
-            point_tables=waves.point_tables(point_matrices(e)),
+            point_tables=waves.point_tables(point_matrices(e), point_vectors(e)),
             wave_tables=waves.wave_tables(
                 {
                     "geopotential": units.GAS_CONSTANT * layers.geopotential_matrix,
@@ -262,31 +269,17 @@ class OrderedEquations:
         one batched analysis.
         """
         h, grid = self.waves, self.equations.harmonics.grid
-        whole = h.gather(state)
         aliased = HUMIDITY in state.tracers and not grid.resolves_products
-        lnps = whole.log_surface_pressure
-        fields = [Waves(whole.vorticity), Waves(whole.divergence)]
-        fields += [Waves(whole.temperature)]
-        fields += h.cos_wind(whole.vorticity, whole.divergence)
-        fields += [Waves(x) for x in whole.tracers.values()]
-        fields += h.cos_gradient(lnps)
-        if aliased:
-            vapour = whole.tracers[HUMIDITY]
-            fields += [Waves(h.laplacian(lnps)), *h.cos_gradient(vapour)]
-        formed = functools.partial(products, self.equations, list(state.tracers))
-        vorticity, divergence, energy, temperature, *tracers, lnps = h.at_points(
-            formed, self.point_tables, fields
+        names = list(state.tracers)
+        equation = RightHandSide(
+            fields=functools.partial(fields, aliased),
+            products=functools.partial(products, names),
+            tendency=functools.partial(tendency, names),
         )
-        tendency = State(
-            vorticity=vorticity,
-            divergence=divergence - h.laplacian(energy),
-            temperature=temperature,
-            log_surface_pressure=lnps,
-            tracers=dict(zip(state.tracers, tracers, strict=True)),
-        )
-        tendency = h.scatter(jax.tree.map(h.clip, tendency))
-        divergence = tendency.divergence - self.ground
-        return dataclasses.replace(tendency, divergence=divergence)
+        tables = self.point_tables
+        end = h.scatter(h.through_points(equation, tables, h.gather(state)))
+        divergence = end.divergence - self.ground
+        return dataclasses.replace(end, divergence=divergence)
 
     # ---- linear part
 

@@ -11,10 +11,17 @@ import jax
 import jax.numpy as jnp
 
 from model import partitioning, units
+from model.dynamics.state import State
 from model.partitioning import LEVEL
 from model.precision import of_table
-from model.sphere.waves import Curl, Flux, Matrices, Tables
-from model.vertical.layers import PlaneSums, on_layers, sums_of_all
+from model.sphere.derivatives import Derivatives
+from model.sphere.waves import Curl, Flux, Matrices, PointTables, Waves
+from model.vertical.layers import (
+    PlaneSums,
+    on_layers,
+    sums_of_all,
+    vertical_advection,
+)
 
 if TYPE_CHECKING:
     from model.dynamics.primitive_equations import PrimitiveEquations
@@ -24,6 +31,9 @@ CONDENSATES = (
     "specific_cloud_ice_water_content",
     "specific_cloud_liquid_water_content",
 )
+
+
+_SUMMED = ("exchange_above", "exchange_below", "omega")  # of `Layers`, and heating
 
 
 def point_matrices(equations: "PrimitiveEquations") -> Matrices:
@@ -40,7 +50,7 @@ def point_matrices(equations: "PrimitiveEquations") -> Matrices:
         start = partitioning.index(LEVEL) * own
         return jax.lax.dynamic_slice_in_dim(matrix, start, own, axis=1)
 
-    motion = [layers.exchange_above, layers.exchange_below, layers.omega]
+    motion = [getattr(layers, name) for name in _SUMMED]
     return {
         "motion": jnp.concatenate([*map(own_columns, motion), thickness]),
         "heating": jnp.concatenate([own_columns(equations.heating), thickness]),
@@ -51,31 +61,60 @@ def point_matrices(equations: "PrimitiveEquations") -> Matrices:
     }
 
 
+def point_vectors(equations: "PrimitiveEquations") -> dict[str, jax.Array]:
+    """What else is known of own layers, each [own level, k].
+
+    A matrix of `_SUMMED` takes nothing of other devices' layers but the sums of x ds
+    of all above a device's own, and of all below: by what they are multiplied.
+    """
+    layers, thickness = equations.layers, equations.thickness
+    summed = [getattr(layers, name) for name in _SUMMED] + [equations.heating]
+    return {
+        "reference_temperature": equations.reference_temperature[:, None],
+        "of_above": jnp.stack([x[:, 0] / thickness[0] for x in summed], axis=-1),
+        "of_below": jnp.stack([x[:, -1] / thickness[-1] for x in summed], axis=-1),
+    }
+
+
+def fields(aliased: bool, h: Derivatives, state: State) -> list[Waves]:
+    """What goes to points, of a state in the order of the transforms.
+
+    Args:
+      aliased: whether there is humidity, on a grid that does not resolve products.
+      h: its derivatives.
+      state: of all m that are transformed.
+    """
+    lnps = state.log_surface_pressure
+    fields = [Waves(state.vorticity), Waves(state.divergence), Waves(state.temperature)]
+    fields += h.cos_wind(state.vorticity, state.divergence)
+    fields += [Waves(x) for x in state.tracers.values()]
+    fields += h.cos_gradient(lnps)
+    if aliased:
+        vapour = state.tracers[HUMIDITY]
+        fields += [Waves(h.laplacian(lnps)), *h.cos_gradient(vapour)]
+    return fields
+
+
 def products(
-    equations: "PrimitiveEquations",
     names: list[str],
     sin_latitude: jax.Array,
-    tables: Tables,
+    tables: PointTables,
     fields: list[jax.Array],
 ) -> list[Flux | Curl]:
     """The products of the explicit part, of own latitudes' fields [plane, ...].
 
     Args:
-      equations: their tables.
       names: of the tracers.
       sin_latitude: of the points.
-      tables: of `point_matrices`.
-      fields: vorticity, divergence, temperature, the wind times cos(latitude), tracers,
-        cos(latitude) times the gradient of ln(ps) and, with humidity on a grid that
-        does not resolve products, the Laplacian of ln(ps) and cos(latitude) times the
-        gradient of humidity; those of ln(ps) have one plane.
+      tables: of `point_matrices` and `point_vectors`.
+      fields: values of what `fields` made; those of ln(ps) have one plane.
 
     Returns:
       What is transformed to the tendencies of vorticity, of divergence but for the
       energy, the energy, and what is transformed to the tendencies of temperature,
       tracers and ln(ps).
     """
-    layers = equations.layers
+    tables, vectors = tables
     zeta, div, temp, u, v, *others = fields
     tracers = dict(zip(names, others, strict=False))
     p_lon, p_lat, *of_aliased = others[len(tracers) :]
@@ -86,7 +125,7 @@ def products(
     # u and v carry a factor cos(lat) throughout; sec2 makes up for two of them.
     sec2 = 1 / (1 - sin_latitude**2)
     coriolis = sin_latitude
-    tref = on_layers(equations.reference_temperature, temp)
+    tref = on_layers(vectors["reference_temperature"], temp)
     q = tracers.get(HUMIDITY, 0.0)
     virtual = (units.VAPOUR_GAS_RATIO - 1) * q
     weight = virtual - sum(tracers.get(name, 0.0) for name in CONDENSATES)
@@ -94,19 +133,18 @@ def products(
     pressure_advection = sec2 * (u * p_lon + v * p_lat)
     full = div + pressure_advection
     virtual_temp = virtual * (temp + tref)
-    motion = of_table(tables["motion"], full)
+    motion, own_full = _but_last(of_table(tables["motion"], full))
     linear_heating, slow = _but_last(of_table(tables["heating"], pressure_advection))
-    planes = [motion[-1], slow]
+    planes = [own_full, slow]
     if humid:
         buoyancy, moist = _but_last(of_table(tables["geopotential"], virtual_temp))
         planes.append(moist)
     of_full, slow, *of_moist = sums_of_all(planes)
-    matrices = (layers.exchange_above, layers.exchange_below, layers.omega)
     above, below, omega = (
-        _with_others(matrix, product, equations.thickness, of_full)
-        for matrix, product in zip(matrices, jnp.split(motion[:-1], 3), strict=True)
+        _with_others(vectors, i, product, of_full)
+        for i, product in enumerate(jnp.split(motion, len(_SUMMED)))
     )
-    u_advection, v_advection, *advection = layers.advection(
+    u_advection, v_advection, *advection = vertical_advection(
         *(above, below), [u, v, temp, *tracers.values()]
     )
 
@@ -123,9 +161,7 @@ def products(
     heating = units.KAPPA * (
         tref * pressure_advection + moist_temp * (pressure_advection - omega)
     )
-    heating -= _with_others(
-        equations.heating, linear_heating, equations.thickness, slow
-    )
+    heating -= _with_others(vectors, len(_SUMMED), linear_heating, slow)
     energy = sec2 * (u * u + v * v) / 2
     if humid:
         energy += units.GAS_CONSTANT * (buoyancy + of_moist[0].below)
@@ -151,27 +187,44 @@ def products(
     for (name, x), vertical in zip(advected.items(), advection, strict=True):
         source = x * div + vertical + (heating if name == "temperature" else 0.0)
         formed.append(Flux(source, -u * x * sec2, -v * x * sec2))
-    return [*formed, Flux(-slow.total[None])]
+    return [*formed, Flux(-slow.total)]
+
+
+def tendency(names: list[str], h: Derivatives, waves: list[jax.Array]) -> State:
+    """What products make, as the tendency of a state.
+
+    Args:
+      names: of the tracers.
+      h: derivatives of the state.
+      waves: of all `products`.
+    """
+    vorticity, divergence, energy, temperature, *tracers, lnps = waves
+    return State(
+        vorticity=h.clip(vorticity),
+        divergence=h.clip(divergence - h.laplacian(energy)),
+        temperature=h.clip(temperature),
+        log_surface_pressure=h.clip(lnps),
+        tracers={name: h.clip(x) for name, x in zip(names, tracers, strict=True)},
+    )
 
 
 def _but_last(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return x[:-1], x[-1]
+    return x[:-1], x[-1:]
 
 
 def _with_others(
-    matrix: jax.Array, product: jax.Array, thickness: jax.Array, sums: PlaneSums
+    vectors: dict[str, jax.Array], i: int, product: jax.Array, sums: PlaneSums
 ) -> jax.Array:
     """A matrix [level, all levels] times the layers of all devices.
 
     Args:
-      matrix: one that takes nothing but the sums of x ds of all layers above a
-        device's own, and of all below.
+      i: the matrix's place in them.
       product: the same times own layers, [level, ...].
-      thickness: of all layers, [all levels].
       sums: of x ds.
     """
     if partitioning.size(LEVEL) == 1:
         return product
-    of_above = on_layers(matrix[:, 0] / thickness[0], product)
-    of_below = on_layers(matrix[:, -1] / thickness[-1], product)
+    of_above, of_below = (
+        on_layers(vectors[name][:, i], product) for name in ("of_above", "of_below")
+    )
     return product + of_above * sums.above + of_below * sums.below

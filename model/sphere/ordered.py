@@ -15,9 +15,10 @@ import numpy as np
 from model import partitioning
 from model.partitioning import LAT
 from model.precision import Table
+from model.sphere import fused
 from model.sphere.derivatives import Derivatives
 from model.sphere.quarter_circle import QuarterCircle
-from model.sphere.waves import Curl, Flux, Matrices, Tables, Waves, ends
+from model.sphere.waves import Matrices, PointTables, RightHandSide, Tables, ends
 from model.sphere.whole_circle import WholeCircle
 
 if TYPE_CHECKING:
@@ -96,35 +97,22 @@ class OrderedWaves(Derivatives):
         joined = exchange(jnp.concatenate(leaves, axis=-2), LAT, dimension=-3)
         return structure.unflatten(jnp.split(joined, ends(leaves, axis=-2), axis=-2))
 
-    def point_tables(self, matrices: Matrices) -> Tables:
-        """Matrices [k, plane] for `at_points`."""
-        return self._transform.point_tables(matrices)
+    def point_tables(self, matrices: Matrices, vectors: Matrices) -> PointTables:
+        """Matrices [k, plane] and others [plane, k], for `RightHandSide.products`."""
+        return self._transform.point_tables(matrices, vectors)
 
-    def at_points(
-        self,
-        function: Callable[[jax.Array, Tables, list[jax.Array]], list[Flux | Curl]],
-        tables: Tables,
-        fields: list[Waves],
-    ) -> list[jax.Array]:
-        """Products of fields, formed where they are cheapest.
-
-        Args:
-          function: of sin(latitude), the tables and grid-point values [plane, ...] of
-            all fields, on own latitudes, to products of the same shape. It may assume
-            nothing about the axes of points.
-          tables: by which the function multiplies planes, of `point_tables`.
-          fields: in order.
-
-        Returns:
-          The products as `SphericalHarmonics.to_modal` makes them, in order.
-        """
-        fluxes = self._transform.at_points(
-            function,
-            self.harmonics.sin_latitude,
-            tables,
-            self._transform.to_points(fields),
+    def through_points(
+        self, equation: RightHandSide, tables: PointTables, state: T
+    ) -> T:
+        """What an equation makes of a state; this device's part, as of `to_modal`."""
+        if self._transform.fuses:
+            return fused.through_points(self, equation, tables, state)
+        fields = self._transform.to_points(equation.fields(self, state))
+        sin_latitude = self.harmonics.sin_latitude
+        products = self._transform.at_points(
+            equation.products, sin_latitude, tables, fields
         )
-        return self._transform.from_points(fluxes)
+        return equation.tendency(self, self._transform.from_points(products))
 
     @property
     def _transform(self) -> WholeCircle | QuarterCircle:

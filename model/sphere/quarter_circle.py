@@ -23,13 +23,19 @@ from model.sphere.waves import (
     Fields,
     Flux,
     Matrices,
+    PointTables,
     Tables,
     Waves,
+    by_parts,
     circle_waves,
     d_dlon,
     ends,
+    half_cell,
     legendre_tables,
+    middles,
     point_weights,
+    turned,
+    turned_back,
 )
 
 
@@ -50,9 +56,6 @@ class QuarterCircle:
     [2, parity of l, parity of m, m // 2, plane, l // 2 or latitude], so that every sum
     is one product of matrices for each of the leading indices.
 
-    The middles of a circle's cells lie symmetrically to their quarters, the points
-    themselves do not: ordered waves are those of fields turned by half a cell.
-
     Attributes:
       synthesis: P and H of the northern hemisphere, [2, 2, parity, parity of m, m // 2,
         l // 2, latitude], the same for cosines and sines. The parity is that of l for
@@ -62,7 +65,7 @@ class QuarterCircle:
       fourier: cosines and sines, orthonormal on the circle, [2, parity of l, parity
         of m, longitude, m // 2]; the same for both parities of l.
       zonal: all m, [parity of m, m // 2, 1, 1].
-      turn: cosines and sines of m times half a cell, [2, m, 1].
+      turn: of `half_cell`, [2, m, 1].
       precision: of the products.
       transposes: whether fields are exchanged over `lat` between the two sums.
     """
@@ -88,9 +91,8 @@ class QuarterCircle:
     ) -> "QuarterCircle":
         """Tables for spectral arrays of so many m and l, both even numbers."""
         m = np.arange(shape[0])
-        half_cell = np.pi / grid.longitudes
-        middles = (2 * np.arange(grid.longitudes // 4) + 1) * half_cell
-        waves = circle_waves(shape[0], middles).reshape(2, -1, 2, len(middles))
+        quarter = middles(grid)[: grid.longitudes // 4]
+        waves = circle_waves(shape[0], quarter).reshape(2, -1, 2, len(quarter))
         waves = waves.transpose(0, 2, 3, 1)
         # [2, m // 2, parity of m, l // 2, parity of l, latitude]
         polynomials = legendre_tables(grid, *shape, top)
@@ -105,7 +107,7 @@ class QuarterCircle:
             analysis=(synthesis * point_weights(grid)).swapaxes(-1, -2),
             fourier=Table.of(np.stack([waves, waves], axis=1)),
             zonal=m.reshape(-1, 2).T[..., None, None],
-            turn=np.stack([np.cos(m * half_cell), np.sin(m * half_cell)])[..., None],
+            turn=half_cell(len(m), grid),
         )
         tables = jax.tree.map(lambda table: jnp.asarray(table, dtype), tables)
         return cls(**tables, precision=precision, transposes=transposes)
@@ -131,19 +133,21 @@ class QuarterCircle:
             turn=P(),
         )
 
+    fuses = False  # no kernel, for there is no main memory that it would spare
+
     # ---- order
 
     def ordered(self, modal: jax.Array) -> jax.Array:
         """[plane, 2, m, l] -> [2, parity, parity of m, m // 2, plane, l // 2]."""
         planes, _, m, l = modal.shape  # noqa: E741
-        waves = self._turned(modal).reshape(planes, 2, m // 2, 2, l // 2, 2)
+        waves = turned(modal, self.turn).reshape(planes, 2, m // 2, 2, l // 2, 2)
         return waves.transpose(1, 5, 3, 2, 0, 4)
 
     def restored(self, waves: jax.Array) -> jax.Array:
         """The inverse of `ordered`."""
         *_, m, planes, l = waves.shape  # noqa: E741
         modal = waves.transpose(4, 0, 3, 2, 5, 1).reshape(planes, 2, 2 * m, 2 * l)
-        return self._turned_back(modal)
+        return turned_back(modal, self.turn)
 
     @staticmethod
     def of_total(table: np.ndarray) -> np.ndarray:
@@ -176,32 +180,35 @@ class QuarterCircle:
     def from_points(self, fluxes: list[Flux | Curl]) -> Fields:
         """Each, of arrays [place, longitude, plane, latitude], -> ordered waves."""
         sums = jax.tree.map(self._over_longitudes, fluxes)
-        waves = [x.by_parts(self._d_dlon) for x in sums]
+        waves = [by_parts(x, self._d_dlon) for x in sums]
         leaves, structure = jax.tree.flatten(waves)
         leaves = self._exchanged(leaves, to_latitudes=False)
         waves = jax.tree.unflatten(structure, leaves)
         return [self._over_latitudes(x) for x in waves]
 
-    def point_tables(self, matrices: Matrices) -> Tables:
-        """Matrices [k, plane] for `at_points`.
+    def point_tables(self, matrices: Matrices, vectors: Matrices) -> PointTables:
+        """Matrices [k, plane] and others for `at_points`.
 
         Every place and longitude has a copy of its own: with one for all, fields would
         be moved before and after each product.
         """
         places = (8, self.fourier.matrix.shape[-2])
-        return {name: _repeated(x, places) for name, x in matrices.items()}
+        repeated = {name: _repeated(x, places) for name, x in matrices.items()}
+        return PointTables(repeated, vectors)
 
     def at_points(
         self,
-        function: Callable[[jax.Array, Tables, Fields], list[Flux | Curl]],
+        function: Callable[[jax.Array, PointTables, Fields], list[Flux | Curl]],
         sin_latitude: jax.Array,
-        tables: Tables,
+        tables: PointTables,
         fields: Fields,
     ) -> list[Flux | Curl]:
         """A function of sin(latitude), tables and fields [plane, latitude]."""
         of_places = jnp.repeat(sin_latitude[..., 0], 4, axis=0)
-        for_longitudes = jax.vmap(function, in_axes=(None, 0, 0))
-        return jax.vmap(for_longitudes)(of_places, tables, fields)
+        matrices = PointTables(matrices=0, vectors=None)
+        for_longitudes = jax.vmap(function, in_axes=(None, matrices, 0))
+        for_places = jax.vmap(for_longitudes, in_axes=(0, matrices, 0))
+        return for_places(of_places, tables, fields)
 
     def wave_tables(self, matrices: Matrices, m: int) -> Tables:
         """Matrices [k, plane] for `over_planes` of waves of so many m."""
@@ -273,27 +280,6 @@ class QuarterCircle:
         together = jnp.concatenate(waves, axis=4)
         exchanged = partitioning.all_to_all(together, LAT, split=split, join=join)
         return jnp.split(exchanged, ends(waves, axis=4), axis=4)
-
-    def _turned(self, modal: jax.Array) -> jax.Array:
-        """[plane, 2, m, l] half a cell to the east."""
-        along, across = self._turn(modal.shape[-2])
-        # Nothing is stacked, so that XLA makes it one with what moves waves about.
-        return along * modal + jnp.stack([-across, across]) * jnp.flip(modal, axis=1)
-
-    def _turned_back(self, modal: jax.Array) -> jax.Array:
-        """[plane, 2, m, l] half a cell to the west."""
-        cosine, sine = jnp.unstack(modal, axis=1)
-        along, across = self._turn(modal.shape[-2])
-        # Stacked, so that XLA does not repeat it in every derivative that follows.
-        return jnp.stack(
-            [cosine * along + sine * across, sine * along - cosine * across]
-        ).swapaxes(0, 1)
-
-    def _turn(self, m: int) -> list[jax.Array]:
-        """Cosines and sines of `turn`, of all m or of a device's own, [m, 1]."""
-        start = partitioning.index(LAT) * m if m < self.turn.shape[1] else 0
-        own = jax.lax.dynamic_slice_in_dim(self.turn, start, m, axis=1)
-        return jnp.unstack(own)
 
     def _einsum(self, subscripts: str, x: jax.Array, y: jax.Array) -> jax.Array:
         return einsum(subscripts, x, y, self.precision)

@@ -7,19 +7,36 @@ two, `Flux`: the divergence of a flux is integrated by parts.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from model import partitioning
+from model.partitioning import LAT
 from model.precision import Table
 from model.sphere import legendre
 from model.sphere.grids import GaussianGrid, fold
 
+if TYPE_CHECKING:
+    from model.sphere.derivatives import Derivatives
+
 Fields = list[jax.Array]
 Matrices = dict[str, jax.Array]
 Tables = dict[str, Table]
+
+
+class PointTables(NamedTuple):
+    """What products of columns at points are made with.
+
+    Attributes:
+      matrices: by which arrays [plane, ...] are multiplied.
+      vectors: other arrays [plane, k].
+    """
+
+    matrices: Tables
+    vectors: Matrices
 
 
 class Waves(NamedTuple):
@@ -46,11 +63,15 @@ class Flux(NamedTuple):
     east: jax.Array | None = None
     north: jax.Array | None = None
 
-    def by_parts(self, d_dlon: Callable[[jax.Array], jax.Array]) -> Waves:
-        """What is integrated against P and against H, once transformed in longitude."""
-        if self.east is None:
-            return Waves(self.source)
-        return Waves(_plus(self.source, d_dlon(self.east)), -self.north)
+    @property
+    def along(self) -> jax.Array | None:
+        """Of what the derivative in longitude is integrated against P."""
+        return self.east
+
+    @property
+    def slopes(self) -> jax.Array | None:
+        """What is integrated against H."""
+        return None if self.north is None else -self.north
 
 
 class Curl(NamedTuple):
@@ -60,13 +81,40 @@ class Curl(NamedTuple):
     east: jax.Array
     north: jax.Array
 
-    def by_parts(self, d_dlon: Callable[[jax.Array], jax.Array]) -> Waves:
+    @property
+    def along(self) -> jax.Array:
         """As of `Flux`."""
-        return Waves(_plus(self.source, d_dlon(self.north)), self.east)
+        return self.north
+
+    @property
+    def slopes(self) -> jax.Array:
+        """As of `Flux`."""
+        return self.east
 
 
-def _plus(source: jax.Array | None, x: jax.Array) -> jax.Array:
-    return x if source is None else source + x
+class RightHandSide(NamedTuple):
+    """Something made of products of fields at points.
+
+    Attributes:
+      fields: of `Derivatives` and a state in order, the fields that go to points.
+      products: of sin(latitude), tables and values [plane, ...] of all fields on own
+        latitudes, products of the same shape. It may assume nothing about the axes of
+        points.
+      tendency: of `Derivatives` and what was made of every product, a state in order.
+    """
+
+    fields: Callable[["Derivatives", Any], list[Waves]]
+    products: Callable[[jax.Array, PointTables, Fields], list[Flux | Curl]]
+    tendency: Callable[["Derivatives", Fields], Any]
+
+
+def by_parts(flux: Flux | Curl, d_dlon: Callable[[jax.Array], jax.Array]) -> Waves:
+    """What is integrated against P and against H, once transformed in longitude."""
+    if flux.along is None:
+        return Waves(flux.source)
+    along = d_dlon(flux.along)
+    source = along if flux.source is None else flux.source + along
+    return Waves(source, flux.slopes)
 
 
 def d_dlon(waves: jax.Array, zonal: jax.Array, parts: int = 0) -> jax.Array:
@@ -79,6 +127,47 @@ def d_dlon(waves: jax.Array, zonal: jax.Array, parts: int = 0) -> jax.Array:
     """
     cosine, sine = jnp.unstack(waves, axis=parts)
     return jnp.stack([zonal * sine, -zonal * cosine], axis=parts)
+
+
+# ---- fields turned by half a cell
+
+# The middles of a circle's cells lie symmetrically to its quarters, the points
+# themselves do not: ordered waves are those of fields turned by half a cell.
+
+
+def half_cell(m: int, grid: GaussianGrid) -> np.ndarray:
+    """Cosines and sines of m times half a cell, [2, m, 1]."""
+    angle = np.arange(m)[:, None] * np.pi / grid.longitudes
+    return np.stack([np.cos(angle), np.sin(angle)])
+
+
+def middles(grid: GaussianGrid) -> np.ndarray:
+    """Longitudes of the middles of cells, radians [longitude]."""
+    return (2 * np.arange(grid.longitudes) + 1) * np.pi / grid.longitudes
+
+
+def turned(modal: jax.Array, turn: jax.Array) -> jax.Array:
+    """[plane, 2, own m, l] half a cell to the east; `turn` is `half_cell`."""
+    along, across = _own(turn, modal.shape[-2])
+    # Nothing is stacked, so that XLA makes it one with what moves waves about.
+    return along * modal + jnp.stack([-across, across]) * jnp.flip(modal, axis=1)
+
+
+def turned_back(modal: jax.Array, turn: jax.Array) -> jax.Array:
+    """[plane, 2, own m, l] half a cell to the west."""
+    cosine, sine = jnp.unstack(modal, axis=1)
+    along, across = _own(turn, modal.shape[-2])
+    # Stacked, so that XLA does not repeat it in every derivative that follows.
+    return jnp.stack(
+        [cosine * along + sine * across, sine * along - cosine * across]
+    ).swapaxes(0, 1)
+
+
+def _own(turn: jax.Array, m: int) -> list[jax.Array]:
+    """Cosines and sines of all m or of a device's own, [m, 1]."""
+    start = partitioning.index(LAT) * m if m < turn.shape[1] else 0
+    own = jax.lax.dynamic_slice_in_dim(turn, start, m, axis=1)
+    return jnp.unstack(own)
 
 
 # ---- tables, float64

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from model import partitioning
-from model.partitioning import LAT
+from model.partitioning import LAT, LEVEL
 from model.precision import Precision, Table, einsum
 from model.sphere.grids import GaussianGrid
 from model.sphere.waves import (
@@ -21,19 +21,25 @@ from model.sphere.waves import (
     Fields,
     Flux,
     Matrices,
+    PointTables,
     Tables,
     Waves,
+    by_parts,
     circle_waves,
     d_dlon,
     ends,
+    half_cell,
     legendre_tables,
+    middles,
     point_weights,
+    turned,
+    turned_back,
 )
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["values", "slopes", "weights", "fourier", "zonal"],
+    data_fields=["values", "slopes", "weights", "fourier", "zonal", "turn"],
     meta_fields=["precision", "transposes"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +51,11 @@ class WholeCircle:
     TPU, which multiplies the last two axes of arrays, has to move nothing.
 
     Attributes:
-      values, slopes: P and H, [m, l, latitude].
+      values, slopes: P and H, [m, latitude, l].
       weights: of latitudes, [latitude].
       fourier: cosines and sines [2, m, longitude], orthonormal on the circle.
       zonal: all m, [m, 1, 1].
+      turn: of `half_cell`, [2, m, 1].
       precision: of the products.
       transposes: whether fields are exchanged over `lat` between the two sums.
     """
@@ -58,6 +65,7 @@ class WholeCircle:
     weights: jax.Array
     fourier: jax.Array
     zonal: jax.Array
+    turn: jax.Array
     precision: Precision
     transposes: bool
 
@@ -85,18 +93,19 @@ class WholeCircle:
             return of_devices.reshape(*south.shape[:-1], -1)
 
         tables = dict(
-            values=latitudes(mirror * values, values),
-            slopes=latitudes(-mirror * slopes, slopes),
+            values=latitudes(mirror * values, values).swapaxes(1, 2),
+            slopes=latitudes(-mirror * slopes, slopes).swapaxes(1, 2),
             weights=latitudes(weights, weights),
-            fourier=circle_waves(shape[0], np.deg2rad(grid.longitude_degrees)),
+            fourier=circle_waves(shape[0], middles(grid)),
             zonal=np.arange(shape[0])[:, None, None],
+            turn=half_cell(shape[0], grid),
         )
         tables = {name: jnp.asarray(table, dtype) for name, table in tables.items()}
         return cls(**tables, precision=precision, transposes=transposes)
 
     def layout(self) -> "WholeCircle":
         """Where the tables lie: `PartitionSpec`s in their places."""
-        split = P(LAT) if self.transposes else P(None, None, LAT)
+        split = P(LAT) if self.transposes else P(None, LAT)
         return dataclasses.replace(
             self,
             values=split,
@@ -104,17 +113,26 @@ class WholeCircle:
             weights=P(LAT),
             fourier=P(),
             zonal=P(),
+            turn=P(None, LAT) if self.transposes else P(),
         )
+
+    @property
+    def fuses(self) -> bool:
+        """Whether products at points are formed by `model.sphere.fused`.
+
+        It must be a TPU, on which there are all layers.
+        """
+        return self.precision == "bf16_3x" and partitioning.size(LEVEL) == 1
 
     # ---- order
 
     def ordered(self, modal: jax.Array) -> jax.Array:
         """[plane, 2, m, l] -> [2, m, plane, l]."""
-        return modal.transpose(1, 2, 0, 3)
+        return turned(modal, self.turn).transpose(1, 2, 0, 3)
 
     def restored(self, waves: jax.Array) -> jax.Array:
         """The inverse of `ordered`."""
-        return waves.transpose(2, 0, 1, 3)
+        return turned_back(waves.transpose(2, 0, 1, 3), self.turn)
 
     @staticmethod
     def of_total(table: np.ndarray) -> np.ndarray:
@@ -165,7 +183,7 @@ class WholeCircle:
         parts = jnp.split(together, ends(nodal, axis=0), axis=2)
         of = dict(zip(map(id, nodal), parts, strict=True))
         parts = jax.tree.unflatten(structure, [of[id(x)] for x in leaves])
-        waves = [x.by_parts(self._d_dlon) for x in parts]
+        waves = [by_parts(x, self._d_dlon) for x in parts]
         modal = [None] * len(waves)
         for sort in sorted({_sort(x) for x in waves}):
             places = [i for i, x in enumerate(waves) if _sort(x) == sort]
@@ -177,15 +195,16 @@ class WholeCircle:
                 modal[i] = part
         return modal
 
-    def point_tables(self, matrices: Matrices) -> Tables:
-        """Matrices [k, plane] for `at_points`."""
-        return {name: Table.of(x) for name, x in matrices.items()}
+    def point_tables(self, matrices: Matrices, vectors: Matrices) -> PointTables:
+        """Matrices [k, plane] and others for `at_points`."""
+        tables = {name: Table.of(x) for name, x in matrices.items()}
+        return PointTables(tables, vectors)
 
     def at_points(
         self,
-        function: Callable[[jax.Array, Tables, Fields], list[Flux | Curl]],
+        function: Callable[[jax.Array, PointTables, Fields], list[Flux | Curl]],
         sin_latitude: jax.Array,
-        tables: Tables,
+        tables: PointTables,
         fields: Fields,
     ) -> list[Flux | Curl]:
         """A function of sin(latitude), tables and fields [plane, ...]."""
@@ -202,7 +221,7 @@ class WholeCircle:
 
     def _synthesised(self, group: list[Waves]) -> jax.Array:
         """Sums over l of [2, m, plane, l], put together: [2, m, plane, latitude]."""
-        fourier = self._legendre("cmxl,cmlj->cmxj", group, (self.values, self.slopes))
+        fourier = self._legendre("cmxl,cmjl->cmxj", group, (self.values, self.slopes))
         if self.transposes:
             fourier = self._exchanged(fourier, to_latitudes=True)
         return fourier
@@ -211,7 +230,7 @@ class WholeCircle:
         """Sums over latitudes of [2, m, plane, latitude], [2, m, plane, l]."""
         if self.transposes:
             group = jax.tree.map(lambda x: self._exchanged(x, False), group)
-        return self._legendre("cmxj,cmlj->cmxl", group, (self.values, self.slopes))
+        return self._legendre("cmxj,cmjl->cmxl", group, (self.values, self.slopes))
 
     def _legendre(
         self, subscripts: str, group: list[Waves], tables: tuple[jax.Array, jax.Array]

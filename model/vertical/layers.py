@@ -82,45 +82,71 @@ class Layers:
         weights = jnp.broadcast_to(self.hydrostatic_weights, (len(self.alpha),) * 2)
         return jnp.triu(weights, 1) + jnp.diag(self.alpha)
 
-    def advection(
-        self, above: jax.Array, below: jax.Array, fields: Sequence[jax.Array]
-    ) -> list[jax.Array]:
-        """- sigma-dot dx/d(sigma), centred, of every field [level, ...].
 
-        The planes next to a device's layers come from its neighbours, those of all
-        fields together.
+def vertical_advection(
+    above: jax.Array, below: jax.Array, fields: Sequence[jax.Array]
+) -> list[jax.Array]:
+    """- sigma-dot dx/d(sigma), centred, of every field [level, ...].
 
-        Args:
-          above, below: what `exchange_above` and `exchange_below` make, [level, ...].
-          fields: to be advected.
-        """
+    The planes next to a device's layers come from its neighbours, those of all
+    fields together.
+
+    Args:
+      above, below: what `exchange_above` and `exchange_below` make, [level, ...].
+      fields: to be advected.
+    """
+    all_above, all_below = ([_shifted(x, step) for x in fields] for step in (1, -1))
+    if partitioning.size(LEVEL) > 1:
         first, last = (jnp.stack([x[i] for x in fields]) for i in (0, -1))
         planes_above = jnp.unstack(partitioning.from_neighbour(last, LEVEL, -1))
         planes_below = jnp.unstack(partitioning.from_neighbour(first, LEVEL, 1))
-        # Not one flux that is shifted by a layer: XLA would fuse it into the forces,
-        # which then take three times as long on a CPU.
-        results = []
-        planes = zip(fields, planes_above, planes_below, strict=True)
-        for x, plane_above, plane_below in planes:
-            x_above, x_below = _shifted(x, plane_above, 1), _shifted(x, plane_below, -1)
-            results.append(above * (x_above - x) + below * (x - x_below))
-        return results
+        all_above = [
+            x + _plane_at(0, plane, x)
+            for x, plane in zip(all_above, planes_above, strict=True)
+        ]
+        all_below = [
+            x + _plane_at(-1, plane, x)
+            for x, plane in zip(all_below, planes_below, strict=True)
+        ]
+    # Not one flux that is shifted by a layer: XLA would fuse it into the forces,
+    # which then take three times as long on a CPU.
+    return [
+        above * (x_above - x) + below * (x - x_below)
+        for x, x_above, x_below in zip(fields, all_above, all_below, strict=True)
+    ]
 
 
-def _shifted(x: jax.Array, plane: jax.Array, step: int) -> jax.Array:
-    """Each layer in the place of the next one below (1) or above (-1).
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _shifted(x: jax.Array, step: int) -> jax.Array:
+    """Each layer in the place of the next one below (1) or above (-1), and 0.
 
-    And the `plane` of a neighbour where there is no other. (Padded: slices that are put
-    together a TPU's compiler would write and read once more.)
+    (Padded: slices that are put together a TPU's compiler would write and read once
+    more.)
     """
-    none, rest = (0, 0, 0), len(x) - 1
-    others = [none] * (x.ndim - 1)
-    zero = jnp.zeros((), x.dtype)
-    y = jax.lax.pad(x, zero, [(step, -step, 0), *others])
-    if partitioning.size(LEVEL) > 1:
-        place = (0, rest, 0) if step > 0 else (rest, 0, 0)
-        y += jax.lax.pad(plane[None], zero, [place, *others])
-    return y
+    kept = x[:-1] if step > 0 else x[1:]
+    edge = (1, 0, 0) if step > 0 else (0, 1, 0)
+    others = [(0, 0, 0)] * (x.ndim - 1)
+    return jax.lax.pad(kept, jnp.zeros((), x.dtype), [edge, *others])
+
+
+def _shifted_forward(x: jax.Array, step: int) -> tuple[jax.Array, None]:
+    return _shifted(x, step), None
+
+
+def _shifted_backward(step: int, _: None, gradient: jax.Array) -> tuple[jax.Array]:
+    # JAX's own would pad by less than nothing, which Pallas does not know.
+    return (_shifted(gradient, -step),)
+
+
+_shifted.defvjp(_shifted_forward, _shifted_backward)
+
+
+def _plane_at(place: int, plane: jax.Array, x: jax.Array) -> jax.Array:
+    """A plane as the first (0) or last (-1) layer of zeros like x."""
+    rest = len(x) - 1
+    edge = (0, rest, 0) if place == 0 else (rest, 0, 0)
+    others = [(0, 0, 0)] * (x.ndim - 1)
+    return jax.lax.pad(plane[None], jnp.zeros((), x.dtype), [edge, *others])
 
 
 def on_layers(table: jax.Array, x: jax.Array) -> jax.Array:

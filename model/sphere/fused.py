@@ -1,0 +1,243 @@
+"""Products of fields at points, from waves to waves, in three kernels of a TPU.
+
+The first sums over l, the second goes to the points of a latitude and back, the third
+sums over latitudes. What lies in main memory between them are sums over l, or of
+products over longitudes: values at points never do.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from model import partitioning
+from model.kernels import Axes, mapped
+from model.partitioning import LAT
+from model.precision import across, along
+from model.sphere.derivatives import Derivatives
+from model.sphere.waves import Curl, Flux, PointTables, RightHandSide, Waves
+
+if TYPE_CHECKING:
+    from model.sphere.ordered import OrderedWaves
+
+T = TypeVar("T")
+Arrays = list[jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class OfOneM(Derivatives):
+    """Spectral arrays [2, plane, l] of one m.
+
+    Attributes:
+      zonal: m, [1, 1].
+      totals: of `_totals`, [3, l].
+    """
+
+    zonal: jax.Array
+    totals: jax.Array
+
+    parts = 0
+
+    @property
+    def laplacian_eigenvalues(self) -> jax.Array:
+        return self.totals[:1]
+
+    def inverse_laplacian(self, x: jax.Array) -> jax.Array:
+        """As of `Derivatives`."""
+        return x * self.totals[1:2]
+
+    def clip(self, x: jax.Array) -> jax.Array:
+        """As of `SphericalHarmonics`."""
+        return x * self.totals[2:]
+
+
+def through_points(
+    waves: "OrderedWaves", equation: RightHandSide, tables: PointTables, state: T
+) -> T:
+    """As of `OrderedWaves`, of all layers on one device."""
+    h, circle = waves.harmonics, waves.harmonics.transform
+    kernels = _Kernels.create(waves, equation, tables, state)
+    totals, of_m = _totals(waves), (waves.zonal, circle.values, circle.slopes)
+    fourier = mapped(kernels.over_l, Axes(1, 1), totals, of_m, state)
+    fourier = _exchanged(fourier, circle.transposes, to_latitudes=True)
+    half = jnp.split(circle.fourier, 2, axis=-1)[0]  # -x has the cosines of x
+    derivative = circle.zonal[:, 0] * half[::-1] * jnp.array([[[1]], [[-1]]])
+    of_j = h.sin_latitude.reshape(-1, 1, 1), circle.weights.reshape(-1, 1, 1)
+    whole = list(half), list(derivative), tables
+    sums = mapped(kernels.at_latitude, Axes(0, 0), whole, of_j, fourier)
+    sums = _exchanged(sums, circle.transposes, to_latitudes=False)
+    return mapped(kernels.over_latitudes, Axes(1, 1), totals, of_m, sums)
+
+
+def _totals(waves: "OrderedWaves") -> jax.Array:
+    """-l (l + 1), its inverse or 0, and whether l is known, [3, l]."""
+    h = waves.harmonics
+    eigenvalues = h.laplacian_eigenvalues
+    inverse = np.divide(1, eigenvalues, where=eigenvalues != 0, out=0 * eigenvalues)
+    known = h.total_wavenumber <= h.grid.truncation
+    return jnp.asarray(np.stack([eigenvalues, inverse, known]), h.dtype)
+
+
+def _exchanged(parts: T, transposes: bool, to_latitudes: bool) -> T:
+    """[latitude, own m, plane] <-> [own latitude, m, plane], all of them."""
+    if not transposes:
+        return parts
+    split, join = (0, 1) if to_latitudes else (1, 0)
+    return jax.tree.map(
+        lambda x: partitioning.all_to_all(x, LAT, split=split, join=join), parts
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kernels:
+    """What the kernels do, of one m or of one latitude.
+
+    Attributes:
+      equation: see there.
+      fields: shapes of its fields.
+      products: shapes of its products.
+    """
+
+    equation: RightHandSide
+    fields: list[Waves]
+    products: list[Flux | Curl]
+
+    @classmethod
+    def create(
+        cls,
+        waves: "OrderedWaves",
+        equation: RightHandSide,
+        tables: PointTables,
+        state: T,
+    ) -> "_Kernels":
+        """Of a state in order."""
+        fields = jax.eval_shape(functools.partial(equation.fields, waves), state)
+        dtype, longitudes = waves.harmonics.dtype, waves.harmonics.grid.longitudes
+        points = [
+            jax.ShapeDtypeStruct((_planes(x, axis=-2), longitudes), dtype)
+            for x in fields
+        ]
+        latitude = jax.ShapeDtypeStruct((1, 1), dtype)
+        products = jax.eval_shape(equation.products, latitude, tables, points)
+        return cls(equation, fields, products)
+
+    # ---- sums over l
+
+    def over_l(self, totals: jax.Array, tables: Arrays, state: T) -> Arrays:
+        """State [2, plane, l] -> both parts of all fields, [latitude, plane]."""
+        zonal, values, slopes = tables
+        fields = self.equation.fields(OfOneM(zonal, totals), state)
+        by_sort = values, jnp.concatenate([values, slopes], axis=1), slopes
+
+        def summed(part: int) -> jax.Array:
+            sums = []
+            for table, places in zip(by_sort, self._sorts, strict=True):
+                rows = [_beside(fields[i], part) for i in places]
+                sums += [along(table, jnp.concatenate(rows))] if rows else []
+            return jnp.concatenate(sums, axis=1)
+
+        return [summed(0), summed(1)]
+
+    @property
+    def _sorts(self) -> list[list[int]]:
+        """Which fields have values alone, values and slopes, and slopes alone."""
+        has = [(x.values is not None, x.slopes is not None) for x in self.fields]
+        sorts = (True, False), (True, True), (False, True)
+        return [[i for i, x in enumerate(has) if x == sort] for sort in sorts]
+
+    # ---- to points and back
+
+    def at_latitude(self, whole: tuple, tables: Arrays, fourier: Arrays) -> Arrays:
+        """Both parts of all fields -> of the products' sums, all [m, plane].
+
+        Cosines and sines of what both P and H are to be summed with, then of the rest.
+        """
+        circle, derivative, of_points = whole
+        sin_latitude, weight = tables
+        even, odd = (across(t, x) for t, x in zip(circle, fourier, strict=True))
+        points = jnp.concatenate([even + odd, even - odd], axis=1)  # x, then -x
+        places = sum(self._sorts, [])
+        planes = [_planes(self.fields[i], axis=-2) for i in places]
+        taken_apart = jnp.split(points, np.cumsum(planes)[:-1])
+        fields = [taken_apart[places.index(i)] for i in range(len(places))]
+        products = self.equation.products(sin_latitude, of_points, fields)
+
+        fluxes, rest = _sorted(products, products)
+        sources, alongs, others = (
+            _even_and_odd(jnp.concatenate(rows) * weight)
+            for rows in (
+                [_source(x) for x in fluxes],
+                [x.along for x in fluxes],
+                [x.slopes for x in fluxes] + [x.source for x in rest],
+            )
+        )
+        of_fluxes = [
+            along(
+                jnp.concatenate([circle[part], derivative[part]], axis=1),
+                jnp.concatenate([sources[part], alongs[1 - part]], axis=1),
+            )
+            for part in range(2)
+        ]
+        return of_fluxes + [along(t, x) for t, x in zip(circle, others, strict=True)]
+
+    # ---- sums over latitudes
+
+    def over_latitudes(self, totals: jax.Array, tables: Arrays, sums: Arrays) -> T:
+        """What `at_latitude` makes, [latitude, plane], -> tendency [2, plane, l]."""
+        zonal, values, slopes = tables
+        n = sums[0].shape[1]
+        of_fluxes, of_rest = (
+            jnp.stack(x)
+            for x in (
+                [
+                    across(values, x) + across(slopes, y[:, :n])
+                    for x, y in zip(sums[:2], sums[2:], strict=True)
+                ],
+                [across(values, y[:, n:]) for y in sums[2:]],
+            )
+        )
+        fluxes, rest = _sorted(self.products, self.products)
+        waves = _apart(of_fluxes, fluxes) + _apart(of_rest, rest)
+        places = _sorted(range(len(waves)), self.products)
+        in_order = dict(zip(sum(places, []), waves, strict=True))
+        return self.equation.tendency(
+            OfOneM(zonal, totals), [in_order[i] for i in range(len(waves))]
+        )
+
+
+def _sorted(items: Sequence[T], products: list[Flux | Curl]) -> tuple[list[T], list[T]]:
+    """Those of products that have a flux, and of those that have none."""
+    both = list(zip(items, products, strict=True))
+    return (
+        [x for x, product in both if product.along is not None],
+        [x for x, product in both if product.along is None],
+    )
+
+
+def _apart(waves: jax.Array, products: list[Flux | Curl]) -> Arrays:
+    """What lies one after another among planes [2, plane, l], as that of products."""
+    planes = [_planes(x, axis=0) for x in products]
+    return jnp.split(waves, np.cumsum(planes)[:-1], axis=1)
+
+
+def _source(flux: Flux | Curl) -> jax.Array:
+    return jnp.zeros_like(flux.along) if flux.source is None else flux.source
+
+
+def _planes(arrays: Waves | Flux | Curl, axis: int) -> int:
+    return jax.tree.leaves(arrays)[0].shape[axis]
+
+
+def _beside(field: Waves, part: int) -> jax.Array:
+    """Values and slopes of a part [2, plane, l], side by side if there are both."""
+    return jnp.concatenate([x[part] for x in field if x is not None], axis=1)
+
+
+def _even_and_odd(points: jax.Array) -> Arrays:
+    """Values [plane, x, then -x] -> what cosines, and what sines are summed with."""
+    east, west = jnp.split(points, 2, axis=1)
+    return [east + west, east - west]
