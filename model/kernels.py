@@ -5,10 +5,12 @@ for whatever follows. In a kernel it stays on the chip.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -18,7 +20,6 @@ T = TypeVar("T")
 Function = Callable[[Any, Any, Any], Any]
 
 BLOCK = 8  # what the second last axis of an array in a TPU's memory is tiled by
-_PASSES = {jax.lax.Precision.HIGHEST: 6}  # of bfloat16 products, of float32 numbers
 
 
 class Axes(NamedTuple):
@@ -116,6 +117,9 @@ def _call(
             tuple(sizes), lambda i: tuple(i * (d == axis) for d in range(len(shape)))
         )
 
+    one = [_without(axis, x) for axis, x in zip(in_axes, leaves, strict=True)]
+    operations = _operations(function, *structure.unflatten(one))
+    operations = Operations(*(count * n for n in operations))
     over = frozenset().union(*(jax.typeof(x).mat.varying for x in leaves))
     varying = jax.sharding.ManualAxisType(varying=over)
     results = pl.pallas_call(
@@ -131,15 +135,76 @@ def _call(
             dimension_semantics=("parallel",), vmem_limit_bytes=100 * 2**20
         ),
         interpret=partitioning.platform() != "tpu",
-        name=function.__name__ if hasattr(function, "__name__") else None,
+        name=getattr(function, "__name__", None),
+        cost_estimate=pl.CostEstimate(
+            flops=operations.flops,
+            transcendentals=0,
+            bytes_accessed=sum(x.size * x.dtype.itemsize for x in leaves + out_leaves),
+        ),
+        metadata={k: str(n) for k, n in operations._asdict().items()},
     )(*leaves)
     return out_structure.unflatten(results)
+
+
+class Operations(NamedTuple):
+    """Of a kernel, which no compiler tells.
+
+    Attributes:
+      flops: of products of matrices.
+      mxu_flops: the same, times the passes that their precision takes.
+      vector: additions, multiplications, conversions and moves of single numbers.
+    """
+
+    flops: int
+    mxu_flops: int
+    vector: int
+
+
+_FREE = ("reshape", "broadcast_in_dim", "squeeze", "slice", "split", "unstack")
+
+
+def _operations(function: Function, *arguments: Any) -> Operations:
+    """Of a call of a function."""
+    return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _of_jaxpr(jaxpr: Any) -> Operations:
+    total = Operations(0, 0, 0)
+    for equation in jaxpr.eqns:
+        inner = list(jax.core.jaxprs_in_params(equation.params))
+        if inner:
+            found = _of_jaxpr(inner[0])
+        elif equation.primitive.name == "dot_general":
+            found = _of_product(equation)
+        elif equation.primitive.name in _FREE:
+            continue
+        else:
+            made = sum(math.prod(x.aval.shape) for x in equation.outvars)
+            found = Operations(0, 0, made)
+        total = Operations(*(x + y for x, y in zip(total, found, strict=True)))
+    return total
+
+
+def _of_product(equation: Any) -> Operations:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left = equation.invars[0].aval
+    terms = math.prod(left.shape[d] for d in contracted)
+    flops = 2 * terms * math.prod(equation.outvars[0].aval.shape)
+    if left.dtype == jnp.bfloat16:  # one of three (`model.precision`)
+        return Operations(flops // 3, flops, 0)
+    return Operations(flops, 6 * flops, 0)  # as Pallas multiplies float32
 
 
 def _broadcast(axes: Any, tree: Any) -> Any:
     if isinstance(axes, int):
         return jax.tree.map(lambda _: axes, tree)
     return tuple(_broadcast(a, t) for a, t in zip(axes, tree, strict=True))
+
+
+def _without(axis: int | None, x: jax.Array) -> jax.ShapeDtypeStruct:
+    """The shape of what one call gets of an array."""
+    shape = [n for d, n in enumerate(x.shape) if d != axis]
+    return jax.ShapeDtypeStruct(shape, x.dtype)
 
 
 def _at(axis: int | None, i: jax.Array) -> tuple:

@@ -47,6 +47,14 @@ class Chip:
     memory: float
     network_bandwidth: float
 
+    @property
+    def vector_peak(self) -> float:
+        """Vector operations a second: four in a cycle on each of 1024 lanes.
+
+        A core's four MXUs of 128 x 128 (two of 256 x 256 on v6e) tell the cycles.
+        """
+        return self.peak / (64 if self.peak == CHIPS["v6e"].peak else 32)
+
 
 _GIB = 2.0**30
 # Speeds from the JAX scaling book (jax-ml.github.io/scaling-book), sizes from the
@@ -194,7 +202,8 @@ def cost(text: str, chip: Chip, mesh: Mapping[str, int], slices: int = 1) -> Cos
             name = target.group(1) if target else "?"
             if name in _FREE_CALLS:
                 continue
-            total.unknown[name] = total.unknown.get(name, 0) + times
+            if _told(instruction) is None:
+                total.unknown[name] = total.unknown.get(name, 0) + times
         moved = _memory_bytes(program, computation, instruction)
         total.bytes += times * moved
         if between := _between_slices(computation, instruction, chip, slices):
@@ -203,8 +212,9 @@ def cost(text: str, chip: Chip, mesh: Mapping[str, int], slices: int = 1) -> Cos
         if within := _within_slice(program, computation, instruction, chip, mesh):
             record(within, instruction, times)
             continue
-        flops, mxu_flops = _flops(program, computation, instruction)
-        compute, memory = mxu_flops / chip.peak, moved / chip.memory_bandwidth
+        flops, mxu_flops, vector = _operations(program, computation, instruction)
+        compute = max(mxu_flops / chip.peak, vector / chip.vector_peak)
+        memory = moved / chip.memory_bandwidth
         total.flops += times * flops
         total.mxu_flops += times * mxu_flops
         total.compute_seconds += times * compute
@@ -216,7 +226,31 @@ def cost(text: str, chip: Chip, mesh: Mapping[str, int], slices: int = 1) -> Cos
     return total
 
 
-# ---- matrix products
+# ---- operations
+
+
+def _operations(
+    program: hlo.Program, computation: hlo.Computation, instruction: hlo.Instruction
+) -> tuple[float, float, float]:
+    """Of matrix products, the same times their passes, and vector operations.
+
+    The last of kernels alone: what the compiler makes costs its bytes.
+    """
+    told = _told(instruction)
+    if told is not None:
+        return told
+    return *_flops(program, computation, instruction), 0.0
+
+
+def _told(instruction: hlo.Instruction) -> tuple[float, float, float] | None:
+    """What a kernel tells of its operations (`model.kernels.Operations`)."""
+    found = [
+        re.search(rf'kernel_metadata=\{{[^}}]*"{name}":"(\d+)"', instruction.attributes)
+        for name in ("flops", "mxu_flops", "vector")
+    ]
+    if instruction.opcode != "custom-call" or not all(found):
+        return None
+    return tuple(float(x.group(1)) for x in found)
 
 
 def _flops(

@@ -170,6 +170,10 @@ def parse(text: str) -> Program:
     """Reads the text of a compiled program."""
     computations: dict[str, Computation] = {}
     entry = current = None
+    # What a kernel tells of itself has lines of its own.
+    text = re.sub(
+        r"kernel_metadata=\{[^}]*\}", lambda x: x.group().replace("\n", " "), text
+    )
     for line in text.splitlines():
         line = re.sub(r"/\*.*?\*/", "", line)
         header = _COMPUTATION.match(line)
