@@ -19,7 +19,8 @@ from model import partitioning
 T = TypeVar("T")
 Function = Callable[[Any, Any, Any], Any]
 
-BLOCK = 8  # what the second last axis of an array in a TPU's memory is tiled by
+BLOCK = 8  # by how many a TPU's memory tiles the second last axis of an array
+MEMORY = 48 * 2**20  # bytes of a core's own memory, of 64 on the smallest (v5p)
 
 
 class Axes(NamedTuple):
@@ -34,116 +35,148 @@ class Axes(NamedTuple):
     results: int
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def mapped(function: Function, axes: Axes, whole: T, tables: T, arrays: T) -> Any:
-    """`jax.vmap(function, (None, 0, axes.arrays), axes.results)`, in one kernel.
+    """`jax.vmap(function, (None, 0, axes.arrays), axes.results)`, on TPUs in a kernel.
 
     Args:
-      function: of the other arguments, of two axes or more each, to a tree of arrays;
-        of what Pallas knows. Its gradient is formed from it within a kernel.
+      function: of the other arguments, each of two axes or more, to a tree of arrays.
       axes: see there.
       whole: tree of arrays that every call gets; without a gradient.
       tables: tree of arrays that are mapped over their first axis; without a gradient.
-      arrays: tree of arrays that are mapped over; the same number of each.
+      arrays: tree of arrays that are mapped over.
     """
-    shapes = jax.eval_shape(
-        _vmapped(function, axes.arrays, axes.results), whole, tables, arrays
-    )
-    return _call(function, whole, tables, arrays, shapes, (axes.arrays, axes.results))
+    if partitioning.platform() == "tpu":
+        return in_kernel(function, axes, False, whole, tables, arrays)
+    return _vmapped(function, axes)(*jax.lax.stop_gradient((whole, tables)), arrays)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def in_kernel(
+    function: Function, axes: Axes, interpret: bool, whole: T, tables: T, arrays: T
+) -> Any:
+    """As `mapped`, on a TPU or, if `interpret`, as its kernel would be run by one.
+
+    Its gradient is another kernel, which evaluates the function once more.
+    """
+    shapes = jax.eval_shape(_vmapped(function, axes), whole, tables, arrays)
+    in_axes = [axes.arrays] * len(jax.tree.leaves(arrays))
+    call = _Call(function, in_axes, axes.results, interpret)
+    return call(shapes, whole, tables, arrays)
 
 
 def _forward(
-    function: Function, axes: Axes, whole: T, tables: T, arrays: T
+    function: Function, axes: Axes, interpret: bool, *arguments: Any
 ) -> tuple[Any, tuple]:
-    return mapped(function, axes, whole, tables, arrays), (whole, tables, arrays)
+    return in_kernel(function, axes, interpret, *arguments), arguments
 
 
 def _backward(
-    function: Function, axes: Axes, arguments: tuple, gradients: Any
+    function: Function, axes: Axes, interpret: bool, arguments: tuple, gradients: Any
 ) -> tuple[None, None, Any]:
     whole, tables, arrays = arguments
 
-    def one(whole: Any, tables: Any, both: tuple) -> Any:
+    def gradient(whole: Any, tables: Any, both: tuple) -> Any:
         arrays, gradients = both
-        return jax.vjp(functools.partial(function, whole, tables), arrays)[1](
-            gradients
-        )[0]
+        _, pulled = jax.vjp(functools.partial(function, whole, tables), arrays)
+        return pulled(gradients)[0]
 
-    shapes = jax.eval_shape(lambda x: x, arrays)
-    both = (axes.arrays, axes.results)
-    result = _call(one, whole, tables, (arrays, gradients), shapes, (both, both[0]))
-    return None, None, result
-
-
-mapped.defvjp(_forward, _backward)
+    in_axes = [axes.arrays] * len(jax.tree.leaves(arrays))
+    in_axes += [axes.results] * len(jax.tree.leaves(gradients))
+    call = _Call(gradient, in_axes, axes.arrays, interpret)
+    return None, None, call(arrays, whole, tables, (arrays, gradients))
 
 
-def _vmapped(function: Function, in_axes: Any, out_axis: int) -> Function:
-    return jax.vmap(function, in_axes=(None, 0, in_axes), out_axes=out_axis)
+in_kernel.defvjp(_forward, _backward)
 
 
-def _call(
-    function: Function,
-    whole: Any,
-    tables: Any,
-    arrays: Any,
-    shapes: Any,
-    axes: tuple[Any, int],
-) -> Any:
-    """A kernel that maps a function; `axes` are those of `jax.vmap`."""
-    array_axes = jax.tree.leaves(_broadcast(axes[0], arrays))
-    arguments = (whole, tables, arrays)
-    leaves, structure = jax.tree.flatten(arguments)
-    in_axes = [None] * len(jax.tree.leaves(whole)) + [0] * len(jax.tree.leaves(tables))
-    in_axes += array_axes
-    out_leaves, out_structure = jax.tree.flatten(shapes)
-    count = jax.tree.leaves(arrays)[0].shape[array_axes[0]]
-    block = min(BLOCK, count)
+def _vmapped(function: Function, axes: Axes) -> Function:
+    return jax.vmap(function, (None, 0, axes.arrays), axes.results)
 
-    def kernel(*refs: Any) -> None:
-        inputs, outputs = refs[: len(leaves)], refs[len(leaves) :]
 
-        def one(i: jax.Array, _: None) -> None:
-            taken = [r[_at(axis, i)] for r, axis in zip(inputs, in_axes, strict=True)]
-            results = function(*structure.unflatten(taken))
-            for ref, x in zip(outputs, jax.tree.leaves(results), strict=True):
-                ref[_at(axes[1], i)] = x
+class _Call(NamedTuple):
+    """One kernel.
 
-        jax.lax.fori_loop(0, block, one, None)
+    Attributes:
+      function: of one call.
+      array_axes: over which it is mapped, of every array.
+      result_axis: the same of results.
+      interpret: see `in_kernel`.
+    """
 
-    def spec(shape: tuple[int, ...], axis: int | None) -> pl.BlockSpec:
-        sizes = [block if d == axis else n for d, n in enumerate(shape)]
-        return pl.BlockSpec(
-            tuple(sizes), lambda i: tuple(i * (d == axis) for d in range(len(shape)))
-        )
+    function: Function
+    array_axes: list[int]
+    result_axis: int
+    interpret: bool
 
-    one = [_without(axis, x) for axis, x in zip(in_axes, leaves, strict=True)]
-    operations = _operations(function, *structure.unflatten(one))
-    operations = Operations(*(count * n for n in operations))
-    over = frozenset().union(*(jax.typeof(x).mat.varying for x in leaves))
-    varying = jax.sharding.ManualAxisType(varying=over)
-    results = pl.pallas_call(
-        kernel,
-        grid=(pl.cdiv(count, block),),
-        in_specs=[spec(x.shape, axis) for x, axis in zip(leaves, in_axes, strict=True)],
-        out_specs=[spec(x.shape, axes[1]) for x in out_leaves],
-        out_shape=[
-            jax.ShapeDtypeStruct(x.shape, x.dtype, manual_axis_type=varying)
-            for x in out_leaves
-        ],
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",), vmem_limit_bytes=100 * 2**20
-        ),
-        interpret=partitioning.platform() != "tpu",
-        name=getattr(function, "__name__", None),
-        cost_estimate=pl.CostEstimate(
-            flops=operations.flops,
-            transcendentals=0,
-            bytes_accessed=sum(x.size * x.dtype.itemsize for x in leaves + out_leaves),
-        ),
-        metadata={k: str(n) for k, n in operations._asdict().items()},
-    )(*leaves)
-    return out_structure.unflatten(results)
+    def __call__(self, shapes: Any, whole: Any, tables: Any, arrays: Any) -> Any:
+        """Results, like those of `shapes`."""
+        leaves, structure = jax.tree.flatten((whole, tables, arrays))
+        axes = [None] * len(jax.tree.leaves(whole))
+        axes += [0] * len(jax.tree.leaves(tables)) + self.array_axes
+        like, result_structure = jax.tree.flatten(shapes)
+        count = like[0].shape[self.result_axis]
+        block = min(BLOCK, count)
+
+        def kernel(*refs: Any) -> None:
+            def one(i: jax.Array, _: None) -> None:
+                taken = map(_taken, refs[: len(leaves)], axes, [i] * len(leaves))
+                results = self.function(*structure.unflatten(taken))
+                made = zip(refs[len(leaves) :], jax.tree.leaves(results), strict=True)
+                for ref, x in made:
+                    ref[_place(self.result_axis, i)] = x
+
+            jax.lax.fori_loop(0, block, one, None)
+
+        def spec(x: jax.Array, axis: int | None) -> pl.BlockSpec:
+            shape = [block if d == axis else n for d, n in enumerate(x.shape)]
+            return pl.BlockSpec(
+                shape, lambda i: tuple(i * (d == axis) for d in range(x.ndim))
+            )
+
+        one = [_without(x, axis) for x, axis in zip(leaves, axes, strict=True)]
+        operations = _operations(self.function, *structure.unflatten(one))
+        operations = Operations(*(count * n for n in operations))
+        varying = frozenset().union(*(jax.typeof(x).mat.varying for x in leaves))
+        kind = jax.sharding.ManualAxisType(varying=varying)
+        results = pl.pallas_call(
+            kernel,
+            grid=(pl.cdiv(count, block),),
+            in_specs=[spec(x, axis) for x, axis in zip(leaves, axes, strict=True)],
+            out_specs=[spec(x, self.result_axis) for x in like],
+            out_shape=[
+                jax.ShapeDtypeStruct(x.shape, x.dtype, manual_axis_type=kind)
+                for x in like
+            ],
+            compiler_params=pltpu.CompilerParams(
+                dimension_semantics=("parallel",), vmem_limit_bytes=MEMORY
+            ),
+            interpret=self.interpret,
+            name=getattr(self.function, "__name__", None),
+            cost_estimate=pl.CostEstimate(
+                flops=operations.flops,
+                transcendentals=0,
+                bytes_accessed=sum(x.size * x.dtype.itemsize for x in leaves + like),
+            ),
+            metadata={name: str(n) for name, n in operations._asdict().items()},
+        )(*leaves)
+        return result_structure.unflatten(results)
+
+
+def _place(axis: int | None, i: jax.Array) -> tuple:
+    return (...,) if axis is None else (slice(None),) * axis + (i,)
+
+
+def _taken(ref: Any, axis: int | None, i: jax.Array) -> jax.Array:
+    return ref[_place(axis, i)]
+
+
+def _without(x: jax.Array, axis: int | None) -> jax.ShapeDtypeStruct:
+    """The shape of what one call gets of an array."""
+    shape = [n for d, n in enumerate(x.shape) if d != axis]
+    return jax.ShapeDtypeStruct(shape, x.dtype)
+
+
+# ---- cost
 
 
 class Operations(NamedTuple):
@@ -193,19 +226,3 @@ def _of_product(equation: Any) -> Operations:
     if left.dtype == jnp.bfloat16:  # one of three (`model.precision`)
         return Operations(flops // 3, flops, 0)
     return Operations(flops, 6 * flops, 0)  # as Pallas multiplies float32
-
-
-def _broadcast(axes: Any, tree: Any) -> Any:
-    if isinstance(axes, int):
-        return jax.tree.map(lambda _: axes, tree)
-    return tuple(_broadcast(a, t) for a, t in zip(axes, tree, strict=True))
-
-
-def _without(axis: int | None, x: jax.Array) -> jax.ShapeDtypeStruct:
-    """The shape of what one call gets of an array."""
-    shape = [n for d, n in enumerate(x.shape) if d != axis]
-    return jax.ShapeDtypeStruct(shape, x.dtype)
-
-
-def _at(axis: int | None, i: jax.Array) -> tuple:
-    return (...,) if axis is None else (slice(None),) * axis + (i,)

@@ -49,14 +49,14 @@ def _halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return leading, jax.lax.reduce_precision(x - leading, 8, 7)
 
 
-# ---- products in a kernel, where what is above is not known
+# ---- products in a kernel, where three passes have to be written out
 
 
 @jax.custom_vjp
 def along(table: jax.Array, x: jax.Array) -> jax.Array:
     """Tables [a, b] and arrays [k, b] -> [a, k], in three bfloat16 passes.
 
-    The array alone has a gradient. Both are arrays of two axes in float32.
+    The array alone has a gradient. Both have two axes; float64 is not rounded.
     """
     return _three_passes(table, x, ((1,), (1,)))
 
@@ -84,9 +84,12 @@ def _three_passes(
 
     def product(x: jax.Array, y: jax.Array) -> jax.Array:
         return jax.lax.dot_general(
-            x, y, (contracting, ((), ())), preferred_element_type=jnp.float32
+            x, y, (contracting, ((), ())), preferred_element_type=dtype
         )
 
+    dtype = x.dtype
+    if dtype == jnp.float64:
+        return product(x, y)
     (x, x_rest), (y, y_rest) = split(x), split(y)
     return product(x, y) + product(x, y_rest) + product(x_rest, y)
 

@@ -93,11 +93,12 @@ def test_a_step_and_its_gradient_are_the_same_in_both_orders(precision):
             np.testing.assert_allclose(a, b, atol=1e-11 * np.abs(b).max())
 
 
-def as_on_tpus(equations):
-    """The same equations with sums over whole circles, in full precision."""
+def as_on_tpus(equations, kernels=False):
+    """The same equations with sums over whole circles, in float64."""
     h = equations.harmonics
+    precision = "bf16_3x" if kernels else "highest"
     whole = WholeCircle.create(
-        *(h.grid, h.modal_shape[1:], jnp.float64, "highest", h.shards),
+        *(h.grid, h.modal_shape[1:], jnp.float64, precision, h.shards),
         transposes=not h.gathers,
         top=h.top,
     )
@@ -124,20 +125,24 @@ def fixed_step_and_gradient(equations, state):
 
 
 @pytest.mark.parametrize(
-    "of_tpus, level, lat",
+    "circle, level, lat",
     [
-        (True, 2, 2),
-        (True, 1, 4),
-        pytest.param(True, 1, 1, marks=pytest.mark.slow),
-        pytest.param(False, 2, 2, marks=pytest.mark.slow),
-        pytest.param(False, 1, 4, marks=pytest.mark.slow),
+        ("whole", 2, 2),
+        ("whole", 1, 4),
+        ("kernels", 1, 1),
+        ("kernels", 1, 2),
+        ("kernels", 1, 4),
+        pytest.param("whole", 1, 1, marks=pytest.mark.slow),
+        pytest.param("quarter", 2, 2, marks=pytest.mark.slow),
+        pytest.param("quarter", 1, 4, marks=pytest.mark.slow),
     ],
 )
-def test_all_transforms_on_all_meshes_make_the_same_step(of_tpus, level, lat):
+def test_all_transforms_on_all_meshes_make_the_same_step(circle, level, lat):
     """One device with the transforms of a CPU is what all others are compared with."""
     expected = jax.jit(fixed_step_and_gradient)(*equations_and_state("float64", 1))
     equations, state = equations_and_state("float64", lat)
-    equations = as_on_tpus(equations) if of_tpus else equations
+    if circle != "quarter":
+        equations = as_on_tpus(equations, kernels=circle == "kernels")
     made = on_mesh(fixed_step_and_gradient, level, lat, equations)(equations, state)
     rows = GRID.truncation + 1
     pairs = zip(jax.tree.leaves(made), jax.tree.leaves(expected), strict=True)
@@ -147,14 +152,15 @@ def test_all_transforms_on_all_meshes_make_the_same_step(of_tpus, level, lat):
         np.testing.assert_allclose(a, b, atol=1e-11 * np.abs(b).max() + 1e-13)
 
 
+@pytest.mark.parametrize("kernels", [False, True])
 @pytest.mark.parametrize("top", [False, True])
-def test_transforms_agree_where_products_are_aliased(top):
+def test_transforms_agree_where_products_are_aliased(top, kernels):
     """A linear grid, on which the gradient of humidity is transformed by itself."""
     grid = parse_grid("TL31")
     equations, state = moist_wave("highest", top, grid)
     assert not grid.resolves_products
     for a, b in zip(
-        jax.tree.leaves(as_on_tpus(equations).explicit(state)),
+        jax.tree.leaves(as_on_tpus(equations, kernels).explicit(state)),
         jax.tree.leaves(equations.explicit(state)),
         strict=True,
     ):
