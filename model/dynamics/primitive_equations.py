@@ -26,6 +26,7 @@ from model.dynamics.products import CONDENSATES as CONDENSATES
 from model.dynamics.products import (
     HUMIDITY,
     fields,
+    own_planes,
     point_matrices,
     point_vectors,
     products,
@@ -38,7 +39,7 @@ from model.sphere.grids import GaussianGrid
 from model.sphere.harmonics import SphericalHarmonics
 from model.sphere.ordered import OrderedWaves
 from model.sphere.waves import PointTables, RightHandSide, Tables
-from model.vertical.layers import Layers
+from model.vertical.layers import Layers, exchanged
 from model.vertical.sigma import SigmaLevels
 
 
@@ -273,6 +274,8 @@ class OrderedEquations:
         names = list(state.tracers)
         equation = RightHandSide(
             fields=functools.partial(fields, aliased),
+            own_planes=functools.partial(own_planes, names),
+            exchanged=exchanged,
             products=functools.partial(products, names),
             tendency=functools.partial(tendency, names),
         )

@@ -5,7 +5,7 @@ Moist primitive equations on sigma levels, in the form of Supplement B of Kochko
 (`model.dynamics.primitive_equations`).
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,10 @@ from model.precision import of_table
 from model.sphere.derivatives import Derivatives
 from model.sphere.waves import Curl, Flux, Matrices, PointTables, Waves
 from model.vertical.layers import (
+    OtherLayers,
+    OwnPlanes,
     PlaneSums,
     on_layers,
-    sums_of_all,
     vertical_advection,
 )
 
@@ -95,57 +96,127 @@ def fields(aliased: bool, h: Derivatives, state: State) -> list[Waves]:
     return fields
 
 
-def products(
+class Columns(NamedTuple):
+    """What own layers tell of their columns, of points [plane, ...].
+
+    Attributes:
+      pressure_gradient: cos(latitude) times that of ln(ps), the same on every layer.
+      pressure_advection: v . grad(ln ps).
+      tref: the reference temperature.
+      virtual: virtual temperature over temperature, less 1.
+      motion, heating, buoyancy: `point_matrices` times own layers.
+      sums: of x ds and of what own layers add to the geopotential over R.
+    """
+
+    pressure_gradient: tuple[jax.Array, jax.Array]
+    pressure_advection: jax.Array
+    tref: jax.Array
+    virtual: jax.Array | float
+    motion: jax.Array
+    heating: jax.Array
+    buoyancy: jax.Array | None
+    sums: list[jax.Array]
+
+
+def columns(
     names: list[str],
     sin_latitude: jax.Array,
     tables: PointTables,
     fields: list[jax.Array],
-) -> list[Flux | Curl]:
-    """The products of the explicit part, of own latitudes' fields [plane, ...].
+) -> Columns:
+    """Arguments as of `own_planes`."""
+    matrices, vectors = tables
+    _, div, temp, u, v, *others = fields
+    tracers = dict(zip(names, others, strict=False))
+    # By a product, whose gradient sums over layers as fast as one can.
+    p_lon, p_lat = (
+        of_table(matrices["every layer"], x)
+        for x in others[len(tracers) : len(tracers) + 2]
+    )
+    tref = on_layers(vectors["reference_temperature"], temp)
+    virtual = (units.VAPOUR_GAS_RATIO - 1) * tracers.get(HUMIDITY, 0.0)
+    # u and v carry a factor cos(lat), and so do the gradients.
+    pressure_advection = (u * p_lon + v * p_lat) / (1 - sin_latitude**2)
+    motion, full = _but_last(of_table(matrices["motion"], div + pressure_advection))
+    heating, slow = _but_last(of_table(matrices["heating"], pressure_advection))
+    buoyancy, moist = None, []
+    if HUMIDITY in tracers:
+        virtual_temp = virtual * (temp + tref)
+        buoyancy, of_all = _but_last(of_table(matrices["geopotential"], virtual_temp))
+        moist = [of_all]
+    return Columns(
+        pressure_gradient=(p_lon, p_lat),
+        pressure_advection=pressure_advection,
+        tref=tref,
+        virtual=virtual,
+        motion=motion,
+        heating=heating,
+        buoyancy=buoyancy,
+        sums=[full, slow, *moist],
+    )
+
+
+def own_planes(
+    names: list[str],
+    sin_latitude: jax.Array,
+    tables: PointTables,
+    fields: list[jax.Array],
+) -> OwnPlanes:
+    """What `products` needs to know of other devices' layers.
 
     Args:
       names: of the tracers.
       sin_latitude: of the points.
       tables: of `point_matrices` and `point_vectors`.
       fields: values of what `fields` made; those of ln(ps) have one plane.
+    """
+    advected = fields[2 : 5 + len(names)]
+    return OwnPlanes(
+        sums=columns(names, sin_latitude, tables, fields).sums,
+        first=[x[:1] for x in advected],
+        last=[x[-1:] for x in advected],
+    )
+
+
+def products(
+    names: list[str],
+    sin_latitude: jax.Array,
+    tables: PointTables,
+    fields: list[jax.Array],
+    others: OtherLayers,
+) -> list[Flux | Curl]:
+    """The products of the explicit part, of own latitudes' fields [plane, ...].
+
+    Args:
+      names, sin_latitude, tables, fields: as of `own_planes`.
+      others: what these make of other devices' layers.
 
     Returns:
       What is transformed to the tendencies of vorticity, of divergence but for the
       energy, the energy, and what is transformed to the tendencies of temperature,
       tracers and ln(ps).
     """
-    tables, vectors = tables
-    zeta, div, temp, u, v, *others = fields
-    tracers = dict(zip(names, others, strict=False))
-    p_lon, p_lat, *of_aliased = others[len(tracers) :]
+    matrices, vectors = tables
+    zeta, div, temp, u, v, *rest = fields
+    tracers = dict(zip(names, rest, strict=False))
+    of_aliased = rest[len(tracers) + 2 :]
     humid = HUMIDITY in tracers
-    # By a product, whose gradient sums over layers as fast as one can.
-    p_lon, p_lat = (of_table(tables["every layer"], x) for x in (p_lon, p_lat))
-
+    own = columns(names, sin_latitude, tables, fields)
+    p_lon, p_lat = own.pressure_gradient
+    pressure_advection, tref, virtual = own.pressure_advection, own.tref, own.virtual
+    q = tracers.get(HUMIDITY, 0.0)
+    weight = virtual - sum(tracers.get(name, 0.0) for name in CONDENSATES)
     # u and v carry a factor cos(lat) throughout; sec2 makes up for two of them.
     sec2 = 1 / (1 - sin_latitude**2)
     coriolis = sin_latitude
-    tref = on_layers(vectors["reference_temperature"], temp)
-    q = tracers.get(HUMIDITY, 0.0)
-    virtual = (units.VAPOUR_GAS_RATIO - 1) * q
-    weight = virtual - sum(tracers.get(name, 0.0) for name in CONDENSATES)
 
-    pressure_advection = sec2 * (u * p_lon + v * p_lat)
-    full = div + pressure_advection
-    virtual_temp = virtual * (temp + tref)
-    motion, own_full = _but_last(of_table(tables["motion"], full))
-    linear_heating, slow = _but_last(of_table(tables["heating"], pressure_advection))
-    planes = [own_full, slow]
-    if humid:
-        buoyancy, moist = _but_last(of_table(tables["geopotential"], virtual_temp))
-        planes.append(moist)
-    of_full, slow, *of_moist = sums_of_all(planes)
+    of_full, slow, *of_moist = others.sums
     above, below, omega = (
         _with_others(vectors, i, product, of_full)
-        for i, product in enumerate(jnp.split(motion, len(_SUMMED)))
+        for i, product in enumerate(jnp.split(own.motion, len(_SUMMED)))
     )
-    u_advection, v_advection, *advection = vertical_advection(
-        *(above, below), [u, v, temp, *tracers.values()]
+    temp_advection, u_advection, v_advection, *advection = vertical_advection(
+        *(above, below, [temp, u, v, *tracers.values()], others.above, others.below)
     )
 
     gradient_temp = temp * (1 + weight)
@@ -161,17 +232,17 @@ def products(
     heating = units.KAPPA * (
         tref * pressure_advection + moist_temp * (pressure_advection - omega)
     )
-    heating -= _with_others(vectors, len(_SUMMED), linear_heating, slow)
+    heating -= _with_others(vectors, len(_SUMMED), own.heating, slow)
     energy = sec2 * (u * u + v * v) / 2
     if humid:
-        energy += units.GAS_CONSTANT * (buoyancy + of_moist[0].below)
+        energy += units.GAS_CONSTANT * (own.buoyancy + of_moist[0].below)
 
     curl_of_vapour = divergence_of_vapour = None
     if of_aliased:
         # The force - R (Rv / R - 1) Tref q grad(ln ps), by the product rule: of
         # products that the grid does not resolve derivatives are not the same.
         lnps_laplacian, q_lon, q_lat = of_aliased
-        lnps_laplacian = of_table(tables["every layer"], lnps_laplacian)
+        lnps_laplacian = of_table(matrices["every layer"], lnps_laplacian)
         vapour = units.GAS_CONSTANT * (units.VAPOUR_GAS_RATIO - 1) * tref
         q_dot_p = sec2 * (q_lon * p_lon + q_lat * p_lat)
         p_cross_q = sec2 * (p_lon * q_lat - p_lat * q_lon)
@@ -183,10 +254,9 @@ def products(
         Flux(divergence_of_vapour, force_u, force_v),
         Flux(energy),
     ]
-    advected = {"temperature": temp, **tracers}
-    for (name, x), vertical in zip(advected.items(), advection, strict=True):
-        source = x * div + vertical + (heating if name == "temperature" else 0.0)
-        formed.append(Flux(source, -u * x * sec2, -v * x * sec2))
+    sources = [temp_advection + heating, *advection]
+    for x, source in zip([temp, *tracers.values()], sources, strict=True):
+        formed.append(Flux(x * div + source, -u * x * sec2, -v * x * sec2))
     return [*formed, Flux(-slow.total)]
 
 

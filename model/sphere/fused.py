@@ -8,7 +8,7 @@ products over longitudes: values at points never do.
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import numpy as np
 
 from model import partitioning
 from model.kernels import Axes, mapped
-from model.partitioning import LAT
+from model.partitioning import LAT, LEVEL
 from model.precision import across, along
 from model.sphere.derivatives import Derivatives
 from model.sphere.waves import Curl, Flux, PointTables, RightHandSide, Waves
@@ -58,7 +58,7 @@ class OfOneM(Derivatives):
 def through_points(
     waves: "OrderedWaves", equation: RightHandSide, tables: PointTables, state: T
 ) -> T:
-    """As of `OrderedWaves`, of all layers on one device."""
+    """As of `OrderedWaves`."""
     h, circle = waves.harmonics, waves.harmonics.transform
     kernels = _Kernels.create(waves, equation, tables, state)
     totals, of_m = _totals(waves), (waves.zonal, circle.values, circle.slopes)
@@ -68,7 +68,11 @@ def through_points(
     derivative = circle.zonal[:, 0] * half[::-1] * jnp.array([[[1]], [[-1]]])
     of_j = h.sin_latitude.reshape(-1, 1, 1), circle.weights.reshape(-1, 1, 1)
     whole = list(half), list(derivative), tables
-    sums = mapped(kernels.at_latitude, Axes(0, 0), whole, of_j, fourier)
+    others = []
+    if partitioning.size(LEVEL) > 1:
+        planes = mapped(kernels.own_planes, Axes(0, 0), whole, of_j, fourier)
+        others = [kernels.exchanged(planes)]
+    sums = mapped(kernels.at_latitude, Axes(0, 0), whole, of_j, (fourier, others))
     sums = _exchanged(sums, circle.transposes, to_latitudes=False)
     return mapped(kernels.over_latitudes, Axes(1, 1), totals, of_m, sums)
 
@@ -98,12 +102,16 @@ class _Kernels:
 
     Attributes:
       equation: see there.
-      fields: shapes of its fields.
-      products: shapes of its products.
+      fields: shapes of what its functions make, and of points of a latitude:
+      own: the same.
+      others: the same, of what is exchanged.
+      products: the same.
     """
 
     equation: RightHandSide
     fields: list[Waves]
+    own: Any
+    others: Any
     products: list[Flux | Curl]
 
     @classmethod
@@ -116,14 +124,22 @@ class _Kernels:
     ) -> "_Kernels":
         """Of a state in order."""
         fields = jax.eval_shape(functools.partial(equation.fields, waves), state)
-        dtype, longitudes = waves.harmonics.dtype, waves.harmonics.grid.longitudes
+        h = waves.harmonics
+
+        def made(sin_latitude: jax.Array, points: Arrays) -> tuple:
+            sin_latitude, points = partitioning.varying((sin_latitude, points))
+            own = equation.own_planes(sin_latitude, tables, points)
+            others = equation.exchanged(own)
+            products = equation.products(sin_latitude, tables, points, others)
+            return own, others, products
+
         points = [
-            jax.ShapeDtypeStruct((_planes(x, axis=-2), longitudes), dtype)
+            jax.ShapeDtypeStruct((_planes(x, axis=-2), h.grid.longitudes), h.dtype)
             for x in fields
         ]
-        latitude = jax.ShapeDtypeStruct((1, 1), dtype)
-        products = jax.eval_shape(equation.products, latitude, tables, points)
-        return cls(equation, fields, products)
+        latitude = jax.ShapeDtypeStruct((1, 1), h.dtype)
+        own, others, products = jax.eval_shape(made, latitude, points)
+        return cls(equation, fields, own, others, products)
 
     # ---- sums over l
 
@@ -151,20 +167,38 @@ class _Kernels:
 
     # ---- to points and back
 
-    def at_latitude(self, whole: tuple, tables: Arrays, fourier: Arrays) -> Arrays:
+    def own_planes(self, whole: tuple, tables: Arrays, fourier: Arrays) -> jax.Array:
+        """Both parts of all fields [m, plane] -> planes for others [.., longitude]."""
+        circle, _, of_points = whole
+        fields = self._at_points(circle, fourier)
+        planes = self.equation.own_planes(tables[0], of_points, fields)
+        return jnp.concatenate(jax.tree.leaves(planes))
+
+    def exchanged(self, planes: jax.Array) -> jax.Array:
+        """What others tell, if they know [latitude, plane, longitude] of everybody."""
+        structure = jax.tree.structure(self.own)
+        rows = jnp.split(planes.swapaxes(0, 1), planes.shape[1])
+        others = self.equation.exchanged(structure.unflatten(rows))
+        return jnp.concatenate(jax.tree.leaves(others)).swapaxes(0, 1)
+
+    def at_latitude(
+        self, whole: tuple, tables: Arrays, arrays: tuple[Arrays, Arrays]
+    ) -> Arrays:
         """Both parts of all fields -> of the products' sums, all [m, plane].
 
         Cosines and sines of what both P and H are to be summed with, then of the rest.
+        Of several devices along `level` with what they exchanged.
         """
         circle, derivative, of_points = whole
         sin_latitude, weight = tables
-        even, odd = (across(t, x) for t, x in zip(circle, fourier, strict=True))
-        points = jnp.concatenate([even + odd, even - odd], axis=1)  # x, then -x
-        places = sum(self._sorts, [])
-        planes = [_planes(self.fields[i], axis=-2) for i in places]
-        taken_apart = jnp.split(points, np.cumsum(planes)[:-1])
-        fields = [taken_apart[places.index(i)] for i in range(len(places))]
-        products = self.equation.products(sin_latitude, of_points, fields)
+        fourier, exchanged = arrays
+        at_points = sin_latitude, of_points, self._at_points(circle, fourier)
+        if exchanged:
+            leaves, structure = jax.tree.flatten(self.others)
+            others = structure.unflatten(jnp.split(exchanged[0], len(leaves)))
+            products = self.equation.products(*at_points, others)
+        else:
+            products = self.equation.at_points(*at_points)
 
         fluxes, rest = _sorted(products, products)
         sources, alongs, others = (
@@ -183,6 +217,15 @@ class _Kernels:
             for part in range(2)
         ]
         return of_fluxes + [along(t, x) for t, x in zip(circle, others, strict=True)]
+
+    def _at_points(self, circle: Arrays, fourier: Arrays) -> Arrays:
+        """Values of all fields [plane, longitude]: at half the circle, and mirrored."""
+        even, odd = (across(t, x) for t, x in zip(circle, fourier, strict=True))
+        points = jnp.concatenate([even + odd, even - odd], axis=1)
+        places = sum(self._sorts, [])
+        planes = [_planes(self.fields[i], axis=-2) for i in places]
+        taken_apart = jnp.split(points, np.cumsum(planes)[:-1])
+        return [taken_apart[places.index(i)] for i in range(len(places))]
 
     # ---- sums over latitudes
 

@@ -110,7 +110,7 @@ class OrderedWaves(Derivatives):
         fields = self._transform.to_points(equation.fields(self, state))
         sin_latitude = self.harmonics.sin_latitude
         products = self._transform.at_points(
-            equation.products, sin_latitude, tables, fields
+            equation.at_points, sin_latitude, tables, fields
         )
         return equation.tendency(self, self._transform.from_points(products))
 

@@ -95,17 +95,29 @@ class Curl(NamedTuple):
 class RightHandSide(NamedTuple):
     """Something made of products of fields at points.
 
+    Functions of points are of sin(latitude), tables and values [plane, ...] of all
+    fields on own latitudes. They may assume nothing about the axes of points.
+
     Attributes:
       fields: of `Derivatives` and a state in order, the fields that go to points.
-      products: of sin(latitude), tables and values [plane, ...] of all fields on own
-        latitudes, products of the same shape. It may assume nothing about the axes of
-        points.
+      own_planes: of points, a tree of planes [1, ...] that other devices need to know.
+      exchanged: of such a tree, another one, of what others tell of theirs.
+      products: of points and what others tell, products of the same shape.
       tendency: of `Derivatives` and what was made of every product, a state in order.
     """
 
     fields: Callable[["Derivatives", Any], list[Waves]]
-    products: Callable[[jax.Array, PointTables, Fields], list[Flux | Curl]]
+    own_planes: Callable[[jax.Array, PointTables, Fields], Any]
+    exchanged: Callable[[Any], Any]
+    products: Callable[[jax.Array, PointTables, Fields, Any], list[Flux | Curl]]
     tendency: Callable[["Derivatives", Fields], Any]
+
+    def at_points(
+        self, sin_latitude: jax.Array, tables: PointTables, fields: Fields
+    ) -> list[Flux | Curl]:
+        """All that is done at points, with an exchange in between."""
+        others = self.exchanged(self.own_planes(sin_latitude, tables, fields))
+        return self.products(sin_latitude, tables, fields, others)
 
 
 def by_parts(flux: Flux | Curl, d_dlon: Callable[[jax.Array], jax.Array]) -> Waves:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from model import partitioning
-from model.partitioning import LAT, LEVEL
+from model.partitioning import LAT
 from model.precision import Precision, Table, einsum
 from model.sphere.grids import GaussianGrid
 from model.sphere.waves import (
@@ -118,11 +118,8 @@ class WholeCircle:
 
     @property
     def fuses(self) -> bool:
-        """Whether products at points are formed by `model.sphere.fused`.
-
-        It must be a TPU, on which there are all layers.
-        """
-        return self.precision == "bf16_3x" and partitioning.size(LEVEL) == 1
+        """Whether products at points are formed by `model.sphere.fused`."""
+        return self.precision == "bf16_3x"
 
     # ---- order
 

@@ -84,36 +84,32 @@ class Layers:
 
 
 def vertical_advection(
-    above: jax.Array, below: jax.Array, fields: Sequence[jax.Array]
+    above: jax.Array,
+    below: jax.Array,
+    fields: Sequence[jax.Array],
+    planes_above: Sequence[jax.Array],
+    planes_below: Sequence[jax.Array],
 ) -> list[jax.Array]:
     """- sigma-dot dx/d(sigma), centred, of every field [level, ...].
-
-    The planes next to a device's layers come from its neighbours, those of all
-    fields together.
 
     Args:
       above, below: what `exchange_above` and `exchange_below` make, [level, ...].
       fields: to be advected.
+      planes_above, planes_below: of each the layer next to a device's first and to its
+        last one, [1, ...].
     """
-    all_above, all_below = ([_shifted(x, step) for x in fields] for step in (1, -1))
-    if partitioning.size(LEVEL) > 1:
-        first, last = (jnp.stack([x[i] for x in fields]) for i in (0, -1))
-        planes_above = jnp.unstack(partitioning.from_neighbour(last, LEVEL, -1))
-        planes_below = jnp.unstack(partitioning.from_neighbour(first, LEVEL, 1))
-        all_above = [
-            x + _plane_at(0, plane, x)
-            for x, plane in zip(all_above, planes_above, strict=True)
-        ]
-        all_below = [
-            x + _plane_at(-1, plane, x)
-            for x, plane in zip(all_below, planes_below, strict=True)
-        ]
     # Not one flux that is shifted by a layer: XLA would fuse it into the forces,
     # which then take three times as long on a CPU.
-    return [
-        above * (x_above - x) + below * (x - x_below)
-        for x, x_above, x_below in zip(fields, all_above, all_below, strict=True)
-    ]
+    results = []
+    for x, plane_above, plane_below in zip(
+        fields, planes_above, planes_below, strict=True
+    ):
+        x_above, x_below = _shifted(x, 1), _shifted(x, -1)
+        if partitioning.size(LEVEL) > 1:
+            x_above += _plane_at(0, plane_above, x)
+            x_below += _plane_at(-1, plane_below, x)
+        results.append(above * (x_above - x) + below * (x - x_below))
+    return results
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -146,7 +142,7 @@ def _plane_at(place: int, plane: jax.Array, x: jax.Array) -> jax.Array:
     rest = len(x) - 1
     edge = (0, rest, 0) if place == 0 else (rest, 0, 0)
     others = [(0, 0, 0)] * (x.ndim - 1)
-    return jax.lax.pad(plane[None], jnp.zeros((), x.dtype), [edge, *others])
+    return jax.lax.pad(plane, jnp.zeros((), x.dtype), [edge, *others])
 
 
 def on_layers(table: jax.Array, x: jax.Array) -> jax.Array:
@@ -173,12 +169,44 @@ class PlaneSums(NamedTuple):
     total: jax.Array
 
 
-def sums_of_all(planes: Sequence[jax.Array]) -> list[PlaneSums]:
-    """Sums of planes [...] over the devices along `level`, with one exchange."""
+class OwnPlanes(NamedTuple):
+    """Of a device's own layers, what others need to know; planes [1, ...].
+
+    Attributes:
+      sums: over its layers.
+      first, last: layers of fields.
+    """
+
+    sums: list[jax.Array]
+    first: list[jax.Array]
+    last: list[jax.Array]
+
+
+class OtherLayers(NamedTuple):
+    """What a device needs to know of the layers of others; planes [1, ...].
+
+    Attributes:
+      sums: those of all devices.
+      above, below: layers next to its own, of the device above and of that below.
+    """
+
+    sums: list[PlaneSums]
+    above: list[jax.Array]
+    below: list[jax.Array]
+
+
+def exchanged(own: OwnPlanes) -> OtherLayers:
+    """What devices along `level` tell each other, in three exchanges."""
     if partitioning.size(LEVEL) == 1:
-        return [PlaneSums(jnp.zeros_like(x), jnp.zeros_like(x), x) for x in planes]
-    everyone = partitioning.all_gather(jnp.stack(planes)[None], LEVEL, dimension=0)
+        nothing = [jnp.zeros_like(x) for x in own.sums]
+        sums = list(map(PlaneSums, nothing, nothing, own.sums))
+        return OtherLayers(sums, own.last, own.first)  # which nobody reads
+    first, last = jnp.stack(own.first), jnp.stack(own.last)
+    above = jnp.unstack(partitioning.from_neighbour(last, LEVEL, -1))
+    below = jnp.unstack(partitioning.from_neighbour(first, LEVEL, 1))
+    everyone = partitioning.all_gather(jnp.stack(own.sums)[None], LEVEL, dimension=0)
     place = jnp.arange(len(everyone)) - partitioning.index(LEVEL)
     sides = jnp.stack([place < 0, place > 0, place == place]).astype(everyone.dtype)
     sums = jnp.einsum("sn,np...->ps...", sides, everyone, precision="highest")
-    return [PlaneSums(*jnp.unstack(x)) for x in jnp.unstack(sums)]
+    sums = [PlaneSums(*jnp.unstack(x)) for x in jnp.unstack(sums)]
+    return OtherLayers(sums, list(above), list(below))
