@@ -25,8 +25,8 @@ from model import partitioning, units
 from model.dynamics.products import CONDENSATES as CONDENSATES
 from model.dynamics.products import (
     HUMIDITY,
+    columns,
     fields,
-    own_planes,
     point_matrices,
     point_vectors,
     products,
@@ -274,7 +274,7 @@ class OrderedEquations:
         names = list(state.tracers)
         equation = RightHandSide(
             fields=functools.partial(fields, aliased),
-            own_planes=functools.partial(own_planes, names),
+            columns=functools.partial(columns, names),
             exchanged=exchanged,
             products=functools.partial(products, names),
             tendency=functools.partial(tendency, names),

@@ -105,7 +105,8 @@ class Columns(NamedTuple):
       tref: the reference temperature.
       virtual: virtual temperature over temperature, less 1.
       motion, heating, buoyancy: `point_matrices` times own layers.
-      sums: of x ds and of what own layers add to the geopotential over R.
+      planes: of which others need to know: sums of x ds and of what own layers add to
+        the geopotential over R, and layers of the wind, temperature and tracers.
     """
 
     pressure_gradient: tuple[jax.Array, jax.Array]
@@ -115,7 +116,7 @@ class Columns(NamedTuple):
     motion: jax.Array
     heating: jax.Array
     buoyancy: jax.Array | None
-    sums: list[jax.Array]
+    planes: OwnPlanes
 
 
 def columns(
@@ -124,7 +125,14 @@ def columns(
     tables: PointTables,
     fields: list[jax.Array],
 ) -> Columns:
-    """Arguments as of `own_planes`."""
+    """What own layers tell of their columns.
+
+    Args:
+      names: of the tracers.
+      sin_latitude: of the points.
+      tables: of `point_matrices` and `point_vectors`.
+      fields: values of what `fields` made; those of ln(ps) have one plane.
+    """
     matrices, vectors = tables
     _, div, temp, u, v, *others = fields
     tracers = dict(zip(names, others, strict=False))
@@ -144,6 +152,7 @@ def columns(
         virtual_temp = virtual * (temp + tref)
         buoyancy, of_all = _but_last(of_table(matrices["geopotential"], virtual_temp))
         moist = [of_all]
+    advected = [temp, u, v, *tracers.values()]
     return Columns(
         pressure_gradient=(p_lon, p_lat),
         pressure_advection=pressure_advection,
@@ -152,29 +161,11 @@ def columns(
         motion=motion,
         heating=heating,
         buoyancy=buoyancy,
-        sums=[full, slow, *moist],
-    )
-
-
-def own_planes(
-    names: list[str],
-    sin_latitude: jax.Array,
-    tables: PointTables,
-    fields: list[jax.Array],
-) -> OwnPlanes:
-    """What `products` needs to know of other devices' layers.
-
-    Args:
-      names: of the tracers.
-      sin_latitude: of the points.
-      tables: of `point_matrices` and `point_vectors`.
-      fields: values of what `fields` made; those of ln(ps) have one plane.
-    """
-    advected = fields[2 : 5 + len(names)]
-    return OwnPlanes(
-        sums=columns(names, sin_latitude, tables, fields).sums,
-        first=[x[:1] for x in advected],
-        last=[x[-1:] for x in advected],
+        planes=OwnPlanes(
+            sums=[full, slow, *moist],
+            first=[x[:1] for x in advected],
+            last=[x[-1:] for x in advected],
+        ),
     )
 
 
@@ -183,13 +174,15 @@ def products(
     sin_latitude: jax.Array,
     tables: PointTables,
     fields: list[jax.Array],
+    own: Columns,
     others: OtherLayers,
 ) -> list[Flux | Curl]:
     """The products of the explicit part, of own latitudes' fields [plane, ...].
 
     Args:
-      names, sin_latitude, tables, fields: as of `own_planes`.
-      others: what these make of other devices' layers.
+      names, sin_latitude, tables, fields: as of `columns`.
+      own: what that makes of them.
+      others: what is exchanged of its planes.
 
     Returns:
       What is transformed to the tendencies of vorticity, of divergence but for the
@@ -201,7 +194,6 @@ def products(
     tracers = dict(zip(names, rest, strict=False))
     of_aliased = rest[len(tracers) + 2 :]
     humid = HUMIDITY in tracers
-    own = columns(names, sin_latitude, tables, fields)
     p_lon, p_lat = own.pressure_gradient
     pressure_advection, tref, virtual = own.pressure_advection, own.tref, own.virtual
     q = tracers.get(HUMIDITY, 0.0)

@@ -103,14 +103,14 @@ class _Kernels:
     Attributes:
       equation: see there.
       fields: shapes of what its functions make, and of points of a latitude:
-      own: the same.
+      planes: the same, of columns.
       others: the same, of what is exchanged.
       products: the same.
     """
 
     equation: RightHandSide
     fields: list[Waves]
-    own: Any
+    planes: Any
     others: Any
     products: list[Flux | Curl]
 
@@ -128,18 +128,17 @@ class _Kernels:
 
         def made(sin_latitude: jax.Array, points: Arrays) -> tuple:
             sin_latitude, points = partitioning.varying((sin_latitude, points))
-            own = equation.own_planes(sin_latitude, tables, points)
-            others = equation.exchanged(own)
-            products = equation.products(sin_latitude, tables, points, others)
-            return own, others, products
+            columns = equation.columns(sin_latitude, tables, points)
+            others = equation.exchanged(columns.planes)
+            products = equation.products(sin_latitude, tables, points, columns, others)
+            return columns.planes, others, products
 
         points = [
             jax.ShapeDtypeStruct((_planes(x, axis=-2), h.grid.longitudes), h.dtype)
             for x in fields
         ]
         latitude = jax.ShapeDtypeStruct((1, 1), h.dtype)
-        own, others, products = jax.eval_shape(made, latitude, points)
-        return cls(equation, fields, own, others, products)
+        return cls(equation, fields, *jax.eval_shape(made, latitude, points))
 
     # ---- sums over l
 
@@ -171,12 +170,12 @@ class _Kernels:
         """Both parts of all fields [m, plane] -> planes for others [.., longitude]."""
         circle, _, of_points = whole
         fields = self._at_points(circle, fourier)
-        planes = self.equation.own_planes(tables[0], of_points, fields)
-        return jnp.concatenate(jax.tree.leaves(planes))
+        columns = self.equation.columns(tables[0], of_points, fields)
+        return jnp.concatenate(jax.tree.leaves(columns.planes))
 
     def exchanged(self, planes: jax.Array) -> jax.Array:
         """What others tell, if they know [latitude, plane, longitude] of everybody."""
-        structure = jax.tree.structure(self.own)
+        structure = jax.tree.structure(self.planes)
         rows = jnp.split(planes.swapaxes(0, 1), planes.shape[1])
         others = self.equation.exchanged(structure.unflatten(rows))
         return jnp.concatenate(jax.tree.leaves(others)).swapaxes(0, 1)
@@ -196,7 +195,8 @@ class _Kernels:
         if exchanged:
             leaves, structure = jax.tree.flatten(self.others)
             others = structure.unflatten(jnp.split(exchanged[0], len(leaves)))
-            products = self.equation.products(*at_points, others)
+            columns = self.equation.columns(*at_points)
+            products = self.equation.products(*at_points, columns, others)
         else:
             products = self.equation.at_points(*at_points)
 

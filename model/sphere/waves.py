@@ -100,24 +100,26 @@ class RightHandSide(NamedTuple):
 
     Attributes:
       fields: of `Derivatives` and a state in order, the fields that go to points.
-      own_planes: of points, a tree of planes [1, ...] that other devices need to know.
+      columns: of points, what own layers tell of their columns; its `planes` are a
+        tree of planes [1, ...] that other devices need to know.
       exchanged: of such a tree, another one, of what others tell of theirs.
-      products: of points and what others tell, products of the same shape.
+      products: of points, their columns and what others tell, products.
       tendency: of `Derivatives` and what was made of every product, a state in order.
     """
 
     fields: Callable[["Derivatives", Any], list[Waves]]
-    own_planes: Callable[[jax.Array, PointTables, Fields], Any]
+    columns: Callable[[jax.Array, PointTables, Fields], Any]
     exchanged: Callable[[Any], Any]
-    products: Callable[[jax.Array, PointTables, Fields, Any], list[Flux | Curl]]
+    products: Callable[[jax.Array, PointTables, Fields, Any, Any], list[Flux | Curl]]
     tendency: Callable[["Derivatives", Fields], Any]
 
     def at_points(
         self, sin_latitude: jax.Array, tables: PointTables, fields: Fields
     ) -> list[Flux | Curl]:
         """All that is done at points, with an exchange in between."""
-        others = self.exchanged(self.own_planes(sin_latitude, tables, fields))
-        return self.products(sin_latitude, tables, fields, others)
+        columns = self.columns(sin_latitude, tables, fields)
+        others = self.exchanged(columns.planes)
+        return self.products(sin_latitude, tables, fields, columns, others)
 
 
 def by_parts(flux: Flux | Curl, d_dlon: Callable[[jax.Array], jax.Array]) -> Waves:

@@ -129,9 +129,9 @@ def fixed_step_and_gradient(equations, state):
     [
         ("whole", 2, 2),
         ("whole", 1, 4),
-        ("kernels", 1, 1),
-        ("kernels", 1, 2),
+        ("kernels", 2, 2),
         ("kernels", 1, 4),
+        pytest.param("kernels", 1, 1, marks=pytest.mark.slow),
         pytest.param("whole", 1, 1, marks=pytest.mark.slow),
         pytest.param("quarter", 2, 2, marks=pytest.mark.slow),
         pytest.param("quarter", 1, 4, marks=pytest.mark.slow),
