@@ -134,8 +134,8 @@ class _Call(NamedTuple):
             )
 
         one = [_without(x, axis) for x, axis in zip(leaves, axes, strict=True)]
-        operations = _operations(self.function, *structure.unflatten(one))
-        operations = Operations(*(count * n for n in operations))
+        of_one = operations(self.function, *structure.unflatten(one))
+        cost = Operations(*(count * n for n in of_one))
         varying = frozenset().union(*(jax.typeof(x).mat.varying for x in leaves))
         kind = jax.sharding.ManualAxisType(varying=varying)
         results = pl.pallas_call(
@@ -153,11 +153,11 @@ class _Call(NamedTuple):
             interpret=self.interpret,
             name=getattr(self.function, "__name__", None),
             cost_estimate=pl.CostEstimate(
-                flops=operations.flops,
+                flops=cost.flops,
                 transcendentals=0,
                 bytes_accessed=sum(x.size * x.dtype.itemsize for x in leaves + like),
             ),
-            metadata={name: str(n) for name, n in operations._asdict().items()},
+            metadata={name: str(n) for name, n in cost._asdict().items()},
         )(*leaves)
         return result_structure.unflatten(results)
 
@@ -196,7 +196,7 @@ class Operations(NamedTuple):
 _FREE = ("reshape", "broadcast_in_dim", "squeeze", "slice", "split", "unstack")
 
 
-def _operations(function: Function, *arguments: Any) -> Operations:
+def operations(function: Function, *arguments: Any) -> Operations:
     """Of a call of a function."""
     return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
 
