@@ -4,9 +4,10 @@ XLA writes what a matrix product makes to a TPU's main memory, and reads it once
 for whatever follows. In a kernel it stays on the chip.
 """
 
+import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -19,78 +20,120 @@ from model import partitioning
 T = TypeVar("T")
 Function = Callable[[Any, Any, Any], Any]
 
-BLOCK = 8  # by how many a TPU's memory tiles the second last axis of an array
-MEMORY = 48 * 2**20  # bytes of a core's own memory, of 64 on the smallest (v5p)
+SUBLANES = 8  # by so many a TPU's memory tiles the second last axis of an array
+# Bytes of a core's own memory, of which there are 64 MiB or more but on v4:
+BUFFERS = 8 * 2**20  # that blocks are to take, unless they cannot be smaller
+INNER = 8 * 2**20  # that may be taken besides
 
 
-class Axes(NamedTuple):
-    """Over which of its arrays' axes a function is mapped: not the last.
+class Mapping(NamedTuple):
+    """How a function is mapped over its arrays.
 
     Attributes:
-      arrays: of all arguments that have a gradient.
-      results: of all results.
+      arrays: the axis of all arguments that have a gradient; not the last.
+      results: the axis of all results; not the last.
+      linear: whether the function is linear in what has a gradient.
     """
 
     arrays: int
     results: int
+    linear: bool = False
 
 
-def mapped(function: Function, axes: Axes, whole: T, tables: T, arrays: T) -> Any:
-    """`jax.vmap(function, (None, 0, axes.arrays), axes.results)`, on TPUs in a kernel.
+def fit() -> bool:
+    """Whether the cores have memory enough: those of v4 have 16 MiB, which is less."""
+    return partitioning.device_kind() != "TPU v4"
+
+
+def mapped(function: Function, how: Mapping, whole: T, tables: T, arrays: T) -> Any:
+    """`jax.vmap(function, (None, 0, how.arrays), how.results)`, on TPUs in a kernel.
 
     Args:
       function: of the other arguments, each of two axes or more, to a tree of arrays.
-      axes: see there.
+      how: see there.
       whole: tree of arrays that every call gets; without a gradient.
       tables: tree of arrays that are mapped over their first axis; without a gradient.
       arrays: tree of arrays that are mapped over.
     """
     if partitioning.platform() == "tpu":
-        return in_kernel(function, axes, False, whole, tables, arrays)
-    return _vmapped(function, axes)(*jax.lax.stop_gradient((whole, tables)), arrays)
+        return in_kernel(function, how, False, whole, tables, arrays)
+    return _vmapped(function, how)(*jax.lax.stop_gradient((whole, tables)), arrays)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def in_kernel(
-    function: Function, axes: Axes, interpret: bool, whole: T, tables: T, arrays: T
+    function: Function, how: Mapping, interpret: bool, whole: T, tables: T, arrays: T
 ) -> Any:
     """As `mapped`, on a TPU or, if `interpret`, as its kernel would be run by one.
 
-    Its gradient is another kernel, which evaluates the function once more.
+    Its gradient is another kernel, which evaluates the function once more unless that
+    is linear.
     """
-    shapes = jax.eval_shape(_vmapped(function, axes), whole, tables, arrays)
-    in_axes = [axes.arrays] * len(jax.tree.leaves(arrays))
-    call = _Call(function, in_axes, axes.results, interpret)
+    shapes = jax.eval_shape(_vmapped(function, how), whole, tables, arrays)
+    axes = [how.arrays] * len(jax.tree.leaves(arrays))
+    call = _Call(function, axes, how.results, interpret)
     return call(shapes, whole, tables, arrays)
 
 
 def _forward(
-    function: Function, axes: Axes, interpret: bool, *arguments: Any
+    function: Function, how: Mapping, interpret: bool, whole: T, tables: T, arrays: T
 ) -> tuple[Any, tuple]:
-    return in_kernel(function, axes, interpret, *arguments), arguments
+    results = in_kernel(function, how, interpret, whole, tables, arrays)
+    return results, (whole, tables, _Shapes.of(arrays) if how.linear else arrays)
 
 
 def _backward(
-    function: Function, axes: Axes, interpret: bool, arguments: tuple, gradients: Any
+    function: Function, how: Mapping, interpret: bool, known: tuple, gradients: Any
 ) -> tuple[None, None, Any]:
-    whole, tables, arrays = arguments
+    whole, tables, arrays = known
+    axes = [how.results] * len(jax.tree.leaves(gradients))
+
+    if how.linear:
+        shapes = arrays.tree()
+        one = jax.tree.map(lambda x: _without(x, how.arrays), shapes)
+
+        def gradient(whole: Any, tables: Any, gradients: Any) -> Any:
+            # Anywhere, for it is the same everywhere.
+            nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), one)
+            _, pulled = jax.vjp(functools.partial(function, whole, tables), nothing)
+            return pulled(gradients)[0]
+
+        call = _Call(gradient, axes, how.arrays, interpret)
+        return None, None, call(shapes, whole, tables, gradients)
 
     def gradient(whole: Any, tables: Any, both: tuple) -> Any:
         arrays, gradients = both
         _, pulled = jax.vjp(functools.partial(function, whole, tables), arrays)
         return pulled(gradients)[0]
 
-    in_axes = [axes.arrays] * len(jax.tree.leaves(arrays))
-    in_axes += [axes.results] * len(jax.tree.leaves(gradients))
-    call = _Call(gradient, in_axes, axes.arrays, interpret)
+    axes = [how.arrays] * len(jax.tree.leaves(arrays)) + axes
+    call = _Call(gradient, axes, how.arrays, interpret)
     return None, None, call(arrays, whole, tables, (arrays, gradients))
 
 
 in_kernel.defvjp(_forward, _backward)
 
 
-def _vmapped(function: Function, axes: Axes) -> Function:
-    return jax.vmap(function, (None, 0, axes.arrays), axes.results)
+def _vmapped(function: Function, how: Mapping) -> Function:
+    return jax.vmap(function, (None, 0, how.arrays), how.results)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _Shapes:
+    """Shapes of a tree's arrays, as something that is known before anything runs."""
+
+    structure: Any
+    leaves: tuple[jax.ShapeDtypeStruct, ...]
+
+    @classmethod
+    def of(cls, tree: Any) -> "_Shapes":
+        leaves, structure = jax.tree.flatten(tree)
+        shapes = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
+        return cls(structure, tuple(shapes))
+
+    def tree(self) -> Any:
+        return self.structure.unflatten(self.leaves)
 
 
 class _Call(NamedTuple):
@@ -115,7 +158,9 @@ class _Call(NamedTuple):
         axes += [0] * len(jax.tree.leaves(tables)) + self.array_axes
         like, result_structure = jax.tree.flatten(shapes)
         count = like[0].shape[self.result_axis]
-        block = min(BLOCK, count)
+        every = [*leaves, *like]
+        every_axis = [*axes, *[self.result_axis] * len(like)]
+        block, memory = _block(every, every_axis, count)
 
         def kernel(*refs: Any) -> None:
             def one(i: jax.Array, _: None) -> None:
@@ -128,11 +173,12 @@ class _Call(NamedTuple):
             jax.lax.fori_loop(0, block, one, None)
 
         def spec(x: jax.Array, axis: int | None) -> pl.BlockSpec:
-            shape = [block if d == axis else n for d, n in enumerate(x.shape)]
             return pl.BlockSpec(
-                shape, lambda i: tuple(i * (d == axis) for d in range(x.ndim))
+                _of_block(x, axis, block),
+                lambda i: tuple(i * (d == axis) for d in range(x.ndim)),
             )
 
+        specs = [spec(x, axis) for x, axis in zip(every, every_axis, strict=True)]
         one = [_without(x, axis) for x, axis in zip(leaves, axes, strict=True)]
         of_one = operations(self.function, *structure.unflatten(one))
         cost = Operations(*(count * n for n in of_one))
@@ -141,25 +187,56 @@ class _Call(NamedTuple):
         results = pl.pallas_call(
             kernel,
             grid=(pl.cdiv(count, block),),
-            in_specs=[spec(x, axis) for x, axis in zip(leaves, axes, strict=True)],
-            out_specs=[spec(x, self.result_axis) for x in like],
+            in_specs=specs[: len(leaves)],
+            out_specs=specs[len(leaves) :],
             out_shape=[
                 jax.ShapeDtypeStruct(x.shape, x.dtype, manual_axis_type=kind)
                 for x in like
             ],
             compiler_params=pltpu.CompilerParams(
-                dimension_semantics=("parallel",), vmem_limit_bytes=MEMORY
+                dimension_semantics=("parallel",), vmem_limit_bytes=memory
             ),
             interpret=self.interpret,
             name=getattr(self.function, "__name__", None),
             cost_estimate=pl.CostEstimate(
                 flops=cost.flops,
                 transcendentals=0,
-                bytes_accessed=sum(x.size * x.dtype.itemsize for x in leaves + like),
+                bytes_accessed=sum(x.size * x.dtype.itemsize for x in every),
             ),
             metadata={name: str(n) for name, n in cost._asdict().items()},
         )(*leaves)
         return result_structure.unflatten(results)
+
+
+def _block(
+    arrays: Sequence[jax.Array], axes: Sequence[int | None], count: int
+) -> tuple[int, int]:
+    """How many calls have their arrays in a core's memory at once; bytes of that."""
+
+    def bytes_of(block: int) -> int:
+        # Of the block that is computed and of the one that is moved meanwhile.
+        return 2 * sum(
+            _padded_bytes(_of_block(x, axis, block), x.dtype)
+            for x, axis in zip(arrays, axes, strict=True)
+        )
+
+    block = min(SUBLANES, count)
+    tiled = any(axis == x.ndim - 2 for x, axis in zip(arrays, axes, strict=True))
+    while not tiled and block > 1 and bytes_of(block) > BUFFERS:
+        block //= 2
+    return block, bytes_of(block) + INNER
+
+
+def _of_block(x: jax.Array, axis: int | None, block: int) -> list[int]:
+    """The shape of a block of an array."""
+    return [block if d == axis else n for d, n in enumerate(x.shape)]
+
+
+def _padded_bytes(shape: list[int], dtype: jnp.dtype) -> int:
+    """As they lie in a TPU's memory."""
+    *others, rows, columns = shape
+    tile = math.prod(others) * pl.cdiv(rows, SUBLANES) * pl.cdiv(columns, 128)
+    return tile * SUBLANES * 128 * dtype.itemsize
 
 
 def _place(axis: int | None, i: jax.Array) -> tuple:
@@ -197,13 +274,17 @@ _FREE = ("reshape", "broadcast_in_dim", "squeeze", "slice", "split", "unstack")
 
 
 def operations(function: Function, *arguments: Any) -> Operations:
-    """Of a call of a function."""
+    """Of a call of a function, less what its results do not need."""
     return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def _of_jaxpr(jaxpr: Any) -> Operations:
     total = Operations(0, 0, 0)
-    for equation in jaxpr.eqns:
+    needed = {id(x) for x in jaxpr.outvars}
+    for equation in reversed(jaxpr.eqns):
+        if not needed.intersection(map(id, equation.outvars)):
+            continue
+        needed.update(map(id, equation.invars))
         inner = list(jax.core.jaxprs_in_params(equation.params))
         if inner:
             found = _of_jaxpr(inner[0])

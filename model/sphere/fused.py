@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from model import partitioning
-from model.kernels import Axes, mapped
+from model.kernels import Mapping, mapped
 from model.partitioning import LAT, LEVEL
 from model.precision import across, along
 from model.sphere.derivatives import Derivatives
@@ -62,7 +62,8 @@ def through_points(
     h, circle = waves.harmonics, waves.harmonics.transform
     kernels = _Kernels.create(waves, equation, tables, state)
     totals, of_m = _totals(waves), (waves.zonal, circle.values, circle.slopes)
-    fourier = mapped(kernels.over_l, Axes(1, 1), totals, of_m, state)
+    over_m, over_j = Mapping(1, 1, linear=True), Mapping(0, 0)
+    fourier = mapped(kernels.over_l, over_m, totals, of_m, state)
     fourier = _exchanged(fourier, circle.transposes, to_latitudes=True)
     half = jnp.split(circle.fourier, 2, axis=-1)[0]  # -x has the cosines of x
     derivative = circle.zonal[:, 0] * half[::-1] * jnp.array([[[1]], [[-1]]])
@@ -70,11 +71,11 @@ def through_points(
     whole = list(half), list(derivative), tables
     others = []
     if partitioning.size(LEVEL) > 1:
-        planes = mapped(kernels.own_planes, Axes(0, 0), whole, of_j, fourier)
+        planes = mapped(kernels.own_planes, over_j, whole, of_j, fourier)
         others = [kernels.exchanged(planes)]
-    sums = mapped(kernels.at_latitude, Axes(0, 0), whole, of_j, (fourier, others))
+    sums = mapped(kernels.at_latitude, over_j, whole, of_j, (fourier, others))
     sums = _exchanged(sums, circle.transposes, to_latitudes=False)
-    return mapped(kernels.over_latitudes, Axes(1, 1), totals, of_m, sums)
+    return mapped(kernels.over_latitudes, over_m, totals, of_m, sums)
 
 
 def _totals(waves: "OrderedWaves") -> jax.Array:
@@ -146,23 +147,24 @@ class _Kernels:
         """State [2, plane, l] -> both parts of all fields, [latitude, plane]."""
         zonal, values, slopes = tables
         fields = self.equation.fields(OfOneM(zonal, totals), state)
-        by_sort = values, jnp.concatenate([values, slopes], axis=1), slopes
-
-        def summed(part: int) -> jax.Array:
-            sums = []
-            for table, places in zip(by_sort, self._sorts, strict=True):
-                rows = [_beside(fields[i], part) for i in places]
-                sums += [along(table, jnp.concatenate(rows))] if rows else []
-            return jnp.concatenate(sums, axis=1)
-
-        return [summed(0), summed(1)]
+        plain, sloped = ([fields[i] for i in places] for places in self._sorts)
+        both = jnp.concatenate([values, slopes], axis=1)
+        parts = []
+        for part in range(2):
+            of_values = jnp.concatenate([x.values[part] for x in plain])
+            of_both = jnp.concatenate([_side_by_side(x, part) for x in sloped])
+            sums = [along(values, of_values), along(both, of_both)]
+            parts.append(jnp.concatenate(sums, axis=1))
+        return parts
 
     @property
-    def _sorts(self) -> list[list[int]]:
-        """Which fields have values alone, values and slopes, and slopes alone."""
-        has = [(x.values is not None, x.slopes is not None) for x in self.fields]
-        sorts = (True, False), (True, True), (False, True)
-        return [[i for i, x in enumerate(has) if x == sort] for sort in sorts]
+    def _sorts(self) -> tuple[list[int], list[int]]:
+        """Which fields have values alone, and which have slopes."""
+        places = range(len(self.fields))
+        return (
+            [i for i in places if self.fields[i].slopes is None],
+            [i for i in places if self.fields[i].slopes is not None],
+        )
 
     # ---- to points and back
 
@@ -222,7 +224,7 @@ class _Kernels:
         """Values of all fields [plane, longitude]: at half the circle, and mirrored."""
         even, odd = (across(t, x) for t, x in zip(circle, fourier, strict=True))
         points = jnp.concatenate([even + odd, even - odd], axis=1)
-        places = sum(self._sorts, [])
+        places = sum(self._sorts, start=[])
         planes = [_planes(self.fields[i], axis=-2) for i in places]
         taken_apart = jnp.split(points, np.cumsum(planes)[:-1])
         return [taken_apart[places.index(i)] for i in range(len(places))]
@@ -275,9 +277,11 @@ def _planes(arrays: Waves | Flux | Curl, axis: int) -> int:
     return jax.tree.leaves(arrays)[0].shape[axis]
 
 
-def _beside(field: Waves, part: int) -> jax.Array:
-    """Values and slopes of a part [2, plane, l], side by side if there are both."""
-    return jnp.concatenate([x[part] for x in field if x is not None], axis=1)
+def _side_by_side(field: Waves, part: int) -> jax.Array:
+    """Values, which may be none, and slopes of a part: [plane, 2 l]."""
+    slopes = field.slopes[part]
+    values = jnp.zeros_like(slopes) if field.values is None else field.values[part]
+    return jnp.concatenate([values, slopes], axis=1)
 
 
 def _even_and_odd(points: jax.Array) -> Arrays:

@@ -1,6 +1,7 @@
 """Transforms and operators of the sphere against identities and single harmonics."""
 
 import dataclasses
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +12,9 @@ from model.precision import of_table
 from model.sphere.grids import latitude_edges, parse_grid
 from model.sphere.harmonics import SphericalHarmonics
 from model.sphere.quarter_circle import QuarterCircle
-from model.sphere.waves import Curl, Flux, Waves
+from model.sphere.waves import Curl, Flux, RightHandSide, Waves
 from model.sphere.whole_circle import WholeCircle
+from model.vertical.layers import on_layers
 
 GRIDS = ["T21", "TL31", "31@96x48", "T42", "TL63", "T85", "TL127"]
 
@@ -114,9 +116,10 @@ def test_whole_and_quarter_circles_give_the_same(harmonics):
         modal = harmonics.to_modal(flux)
         assert norm(other.to_modal(flux) - modal) < 1e-12 * norm(modal)
 
-    def products(sin_latitude, tables, fields):
+    def products(sin_latitude, tables, fields, columns, others):
         (a,) = fields
-        mixed = of_table(tables["mixing"], a)
+        mixed = of_table(tables.matrices["mixing"], a)
+        mixed += on_layers(tables.vectors["shift"], a)
         product = a * mixed * sin_latitude
         flux = a[:1], product[:1]
         return [
@@ -125,12 +128,21 @@ def test_whole_and_quarter_circles_give_the_same(harmonics):
             Curl(None, *flux),
         ]
 
+    equation = RightHandSide(
+        fields=lambda _, x: [Waves(x)],
+        columns=lambda *_: types.SimpleNamespace(planes=None),
+        exchanged=lambda planes: planes,
+        products=products,
+        tendency=lambda _, waves: waves,
+    )
     mixing = {"mixing": jnp.asarray([[0.5, 2.0], [-1.0, 0.25]])}
+    shift = {"shift": jnp.asarray([[3.0], [4.0]])}
 
     def formed(h):
-        tables = h.ordered.point_tables(mixing)
-        ordered = h.ordered.at_points(products, tables, [Waves(h.ordered.enter(x))])
-        return map(h.transform.restored, ordered)
+        ordered = h.ordered
+        tables = ordered.point_tables(mixing, shift)
+        made = ordered.through_points(equation, tables, ordered.enter(x))
+        return map(h.transform.restored, made)
 
     pairs = zip(formed(harmonics), formed(other), strict=True)
     assert all(norm(a - b) < 1e-12 * norm(b) for a, b in pairs)

@@ -8,37 +8,41 @@ import numpy as np
 import pytest
 
 from model import kernels
-from model.kernels import Axes, in_kernel
+from model.kernels import Mapping, in_kernel
 from model.precision import across, along
 from model.sphere import fused
 from model.sphere.grids import parse_grid
 from tests.model.test_order import as_on_tpus, moist_wave
 
 
-def interpreted(function, axes, *arguments):
-    return in_kernel(function, axes, True, *arguments)
+def interpreted(function, how, *arguments):
+    return in_kernel(function, how, True, *arguments)
 
 
-@pytest.mark.parametrize("axes", [Axes(0, 0), Axes(1, 1), Axes(0, 1), Axes(1, 0)])
-@pytest.mark.parametrize("count", [3, 8, 13])
-def test_a_kernel_is_vmap(axes, count):
+@pytest.mark.parametrize("axes", [(0, 0), (1, 1), (0, 1), (1, 0)])
+@pytest.mark.parametrize("count", [3, 13])
+@pytest.mark.parametrize("linear", [False, True])
+def test_a_kernel_is_vmap(axes, count, linear):
     """Also where blocks do not divide what is mapped over."""
+    how = Mapping(*axes, linear)
     rng = np.random.default_rng(0)
     whole = jnp.asarray(rng.standard_normal((6, 4)))
     tables = [jnp.asarray(rng.standard_normal((count, 1, 1)))]
     shape = [6, 5]
-    shape.insert(axes.arrays, count)
+    shape.insert(how.arrays, count)
     arrays = {name: jnp.asarray(rng.standard_normal(shape)) for name in "ab"}
 
     def function(whole, tables, arrays):
         x, y = across(whole, arrays["a"]), across(whole, arrays["b"])  # [5, 4]
+        if linear:
+            return {"sum": along(whole, x - 2 * y), "table": tables[0] * x}
         return {"product": along(whole, x * y), "sine": tables[0] * jnp.sin(x)}
 
     def mapped(arrays):
-        return interpreted(function, axes, whole, tables, arrays)
+        return interpreted(function, how, whole, tables, arrays)
 
     def vmapped(arrays):
-        over = jax.vmap(function, (None, 0, axes.arrays), axes.results)
+        over = jax.vmap(function, (None, 0, how.arrays), how.results)
         return over(whole, tables, arrays)
 
     def squares(f):
