@@ -20,7 +20,7 @@ from model import partitioning
 T = TypeVar("T")
 Function = Callable[[Any, Any, Any], Any]
 
-SUBLANES = 8  # by so many a TPU's memory tiles the second last axis of an array
+SUBLANES, LANES = 8, 128  # by which a TPU's memory tiles the last two axes of an array
 # Bytes of a core's own memory, of which there are 64 MiB or more but on v4:
 BUFFERS = 8 * 2**20  # that blocks are to take, unless they cannot be smaller
 INNER = 8 * 2**20  # that may be taken besides
@@ -88,6 +88,10 @@ def _backward(
     whole, tables, arrays = known
     axes = [how.results] * len(jax.tree.leaves(gradients))
 
+    def named(gradient: Function) -> Function:
+        gradient.__name__ = f"{function.__name__}_gradient"
+        return gradient
+
     if how.linear:
         shapes = arrays.tree()
         one = jax.tree.map(lambda x: _without(x, how.arrays), shapes)
@@ -98,7 +102,7 @@ def _backward(
             _, pulled = jax.vjp(functools.partial(function, whole, tables), nothing)
             return pulled(gradients)[0]
 
-        call = _Call(gradient, axes, how.arrays, interpret)
+        call = _Call(named(gradient), axes, how.arrays, interpret)
         return None, None, call(shapes, whole, tables, gradients)
 
     def gradient(whole: Any, tables: Any, both: tuple) -> Any:
@@ -107,7 +111,7 @@ def _backward(
         return pulled(gradients)[0]
 
     axes = [how.arrays] * len(jax.tree.leaves(arrays)) + axes
-    call = _Call(gradient, axes, how.arrays, interpret)
+    call = _Call(named(gradient), axes, how.arrays, interpret)
     return None, None, call(arrays, whole, tables, (arrays, gradients))
 
 
@@ -164,13 +168,17 @@ class _Call(NamedTuple):
 
         def kernel(*refs: Any) -> None:
             def one(i: jax.Array, _: None) -> None:
-                taken = map(_taken, refs[: len(leaves)], axes, [i] * len(leaves))
+                views = [
+                    _taken(ref, axis, i)
+                    for ref, axis in zip(refs, every_axis, strict=True)
+                ]
+                taken = [view[...] for view in views[: len(leaves)]]
                 results = self.function(*structure.unflatten(taken))
-                made = zip(refs[len(leaves) :], jax.tree.leaves(results), strict=True)
-                for ref, x in made:
-                    ref[_place(self.result_axis, i)] = x
+                made = zip(views[len(leaves) :], jax.tree.leaves(results), strict=True)
+                for view, x in made:
+                    view[...] = x
 
-            jax.lax.fori_loop(0, block, one, None)
+            jax.lax.fori_loop(0, block, one, None, unroll=2)
 
         def spec(x: jax.Array, axis: int | None) -> pl.BlockSpec:
             return pl.BlockSpec(
@@ -197,7 +205,7 @@ class _Call(NamedTuple):
                 dimension_semantics=("parallel",), vmem_limit_bytes=memory
             ),
             interpret=self.interpret,
-            name=getattr(self.function, "__name__", None),
+            name=self.function.__name__,
             cost_estimate=pl.CostEstimate(
                 flops=cost.flops,
                 transcendentals=0,
@@ -235,16 +243,19 @@ def _of_block(x: jax.Array, axis: int | None, block: int) -> list[int]:
 def _padded_bytes(shape: list[int], dtype: jnp.dtype) -> int:
     """As they lie in a TPU's memory."""
     *others, rows, columns = shape
-    tile = math.prod(others) * pl.cdiv(rows, SUBLANES) * pl.cdiv(columns, 128)
-    return tile * SUBLANES * 128 * dtype.itemsize
+    tile = math.prod(others) * pl.cdiv(rows, SUBLANES) * pl.cdiv(columns, LANES)
+    return tile * SUBLANES * LANES * dtype.itemsize
 
 
-def _place(axis: int | None, i: jax.Array) -> tuple:
-    return (...,) if axis is None else (slice(None),) * axis + (i,)
-
-
-def _taken(ref: Any, axis: int | None, i: jax.Array) -> jax.Array:
-    return ref[_place(axis, i)]
+def _taken(ref: Any, axis: int | None, i: jax.Array) -> Any:
+    """A view of one call's part of a block, to read or to write."""
+    if axis is None:
+        return ref.at[...]
+    if axis == 1 and len(ref.shape) == 3 and ref.shape[2] == LANES:
+        # Rows that lie a tile apart, which move as fast as neighbours.
+        n, block, _ = ref.shape
+        return ref.reshape(n * block, LANES).at[pl.ds(i, n, stride=block), :]
+    return ref.at[(slice(None),) * axis + (i,)]
 
 
 def _without(x: jax.Array, axis: int | None) -> jax.ShapeDtypeStruct:
@@ -262,7 +273,7 @@ class Operations(NamedTuple):
     Attributes:
       flops: of products of matrices.
       mxu_flops: the same, times the passes that their precision takes.
-      vector: additions, multiplications, conversions and moves of single numbers.
+      vector: additions, multiplications and conversions of single numbers.
     """
 
     flops: int
@@ -270,7 +281,10 @@ class Operations(NamedTuple):
     vector: int
 
 
-_FREE = ("reshape", "broadcast_in_dim", "squeeze", "slice", "split", "unstack")
+_FREE = (
+    *("reshape", "broadcast_in_dim", "squeeze"),
+    *("slice", "split", "unstack", "concatenate", "pad"),
+)
 
 
 def operations(function: Function, *arguments: Any) -> Operations:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from model import partitioning
-from model.kernels import Mapping, mapped
+from model.kernels import LANES, Mapping, mapped
 from model.partitioning import LAT, LEVEL
 from model.precision import across, along
 from model.sphere.derivatives import Derivatives
@@ -87,14 +87,14 @@ def _totals(waves: "OrderedWaves") -> jax.Array:
     return jnp.asarray(np.stack([eigenvalues, inverse, known]), h.dtype)
 
 
-def _exchanged(parts: T, transposes: bool, to_latitudes: bool) -> T:
-    """[latitude, own m, plane] <-> [own latitude, m, plane], all of them."""
+def _exchanged(tiles: T, transposes: bool, to_latitudes: bool) -> T:
+    """[latitude, own m, plane] <-> [own latitude, m, plane], all at once."""
     if not transposes:
-        return parts
-    split, join = (0, 1) if to_latitudes else (1, 0)
-    return jax.tree.map(
-        lambda x: partitioning.all_to_all(x, LAT, split=split, join=join), parts
-    )
+        return tiles
+    split, join = (1, 2) if to_latitudes else (2, 1)
+    leaves, structure = jax.tree.flatten(tiles)
+    together = partitioning.all_to_all(jnp.stack(leaves), LAT, split=split, join=join)
+    return structure.unflatten(jnp.unstack(together))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,11 +102,11 @@ class _Kernels:
     """What the kernels do, of one m or of one latitude.
 
     Attributes:
-      equation: see there.
-      fields: shapes of what its functions make, and of points of a latitude:
-      planes: the same, of columns.
-      others: the same, of what is exchanged.
-      products: the same.
+      equation: whose right-hand side it is; then shapes of what its functions make:
+      fields: of a state.
+      planes: of the points of a latitude, what other devices need to know.
+      others: of these, what others tell.
+      products: of both.
     """
 
     equation: RightHandSide
@@ -143,8 +143,8 @@ class _Kernels:
 
     # ---- sums over l
 
-    def over_l(self, totals: jax.Array, tables: Arrays, state: T) -> Arrays:
-        """State [2, plane, l] -> both parts of all fields, [latitude, plane]."""
+    def over_l(self, totals: jax.Array, tables: Arrays, state: T) -> list[Arrays]:
+        """State [2, plane, l] -> both parts of all fields, tiles [latitude, plane]."""
         zonal, values, slopes = tables
         fields = self.equation.fields(OfOneM(zonal, totals), state)
         plain, sloped = ([fields[i] for i in places] for places in self._sorts)
@@ -154,7 +154,7 @@ class _Kernels:
             of_values = jnp.concatenate([x.values[part] for x in plain])
             of_both = jnp.concatenate([_side_by_side(x, part) for x in sloped])
             sums = [along(values, of_values), along(both, of_both)]
-            parts.append(jnp.concatenate(sums, axis=1))
+            parts.append(_tiles(jnp.concatenate(sums, axis=1)))
         return parts
 
     @property
@@ -168,7 +168,9 @@ class _Kernels:
 
     # ---- to points and back
 
-    def own_planes(self, whole: tuple, tables: Arrays, fourier: Arrays) -> jax.Array:
+    def own_planes(
+        self, whole: tuple, tables: Arrays, fourier: list[Arrays]
+    ) -> jax.Array:
         """Both parts of all fields [m, plane] -> planes for others [.., longitude]."""
         circle, _, of_points = whole
         fields = self._at_points(circle, fourier)
@@ -183,12 +185,12 @@ class _Kernels:
         return jnp.concatenate(jax.tree.leaves(others)).swapaxes(0, 1)
 
     def at_latitude(
-        self, whole: tuple, tables: Arrays, arrays: tuple[Arrays, Arrays]
-    ) -> Arrays:
-        """Both parts of all fields -> of the products' sums, all [m, plane].
+        self, whole: tuple, tables: Arrays, arrays: tuple[list[Arrays], Arrays]
+    ) -> list[list[Arrays]]:
+        """Both parts of all fields -> of what is to be summed, all tiles [m, plane].
 
-        Cosines and sines of what both P and H are to be summed with, then of the rest.
-        Of several devices along `level` with what they exchanged.
+        Of each part what is summed with P, and with H. Of several devices along `level`
+        with what they exchanged.
         """
         circle, derivative, of_points = whole
         sin_latitude, weight = tables
@@ -202,56 +204,58 @@ class _Kernels:
         else:
             products = self.equation.at_points(*at_points)
 
+        # Those that have a flux come first, so that all slopes are theirs.
         fluxes, rest = _sorted(products, products)
-        sources, alongs, others = (
-            _even_and_odd(jnp.concatenate(rows) * weight)
+        nothing = [jnp.zeros_like(x.source) for x in rest]
+        sources, alongs, slopes = (
+            _even_and_odd(_whole_tiles(jnp.concatenate(rows) * weight))
             for rows in (
-                [_source(x) for x in fluxes],
-                [x.along for x in fluxes],
-                [x.slopes for x in fluxes] + [x.source for x in rest],
+                [_source(x) for x in fluxes] + [x.source for x in rest],
+                [x.along for x in fluxes] + nothing,
+                [x.slopes for x in fluxes],
             )
         )
-        of_fluxes = [
-            along(
-                jnp.concatenate([circle[part], derivative[part]], axis=1),
-                jnp.concatenate([sources[part], alongs[1 - part]], axis=1),
-            )
-            for part in range(2)
-        ]
-        return of_fluxes + [along(t, x) for t, x in zip(circle, others, strict=True)]
+        parts = []
+        for part in range(2):
+            both = jnp.concatenate([circle[part], derivative[part]], axis=1)
+            beside = jnp.concatenate([sources[part], alongs[1 - part]], axis=1)
+            sums = along(both, beside), along(circle[part], slopes[part])
+            parts.append([_tiles(x) for x in sums])
+        return parts
 
-    def _at_points(self, circle: Arrays, fourier: Arrays) -> Arrays:
+    def _at_points(self, circle: Arrays, fourier: list[Arrays]) -> Arrays:
         """Values of all fields [plane, longitude]: at half the circle, and mirrored."""
-        even, odd = (across(t, x) for t, x in zip(circle, fourier, strict=True))
-        points = jnp.concatenate([even + odd, even - odd], axis=1)
         places = sum(self._sorts, start=[])
         planes = [_planes(self.fields[i], axis=-2) for i in places]
+        even, odd = (
+            across(table, jnp.concatenate(tiles, axis=1)[:, : sum(planes)])
+            for table, tiles in zip(circle, fourier, strict=True)
+        )
+        points = jnp.concatenate([even + odd, even - odd], axis=1)
         taken_apart = jnp.split(points, np.cumsum(planes)[:-1])
         return [taken_apart[places.index(i)] for i in range(len(places))]
 
     # ---- sums over latitudes
 
-    def over_latitudes(self, totals: jax.Array, tables: Arrays, sums: Arrays) -> T:
+    def over_latitudes(
+        self, totals: jax.Array, tables: Arrays, sums: list[list[Arrays]]
+    ) -> T:
         """What `at_latitude` makes, [latitude, plane], -> tendency [2, plane, l]."""
         zonal, values, slopes = tables
-        n = sums[0].shape[1]
-        of_fluxes, of_rest = (
-            jnp.stack(x)
-            for x in (
-                [
-                    across(values, x) + across(slopes, y[:, :n])
-                    for x, y in zip(sums[:2], sums[2:], strict=True)
-                ],
-                [across(values, y[:, n:]) for y in sums[2:]],
-            )
-        )
         fluxes, rest = _sorted(self.products, self.products)
-        waves = _apart(of_fluxes, fluxes) + _apart(of_rest, rest)
-        places = _sorted(range(len(waves)), self.products)
-        in_order = dict(zip(sum(places, []), waves, strict=True))
-        return self.equation.tendency(
-            OfOneM(zonal, totals), [in_order[i] for i in range(len(waves))]
-        )
+        planes = [_planes(x, axis=0) for x in fluxes + rest]
+        n = sum(planes[: len(fluxes)])
+        parts = []
+        for of_values, of_slopes in sums:
+            joined = jnp.concatenate(of_values, axis=1)[:, : sum(planes)]
+            by_values = across(values, joined)
+            by_slopes = across(slopes, jnp.concatenate(of_slopes, axis=1)[:, :n])
+            both = by_values[:n] + by_slopes
+            parts.append(jnp.concatenate([both, by_values[n:]]))
+        apart = jnp.split(jnp.stack(parts), np.cumsum(planes)[:-1], axis=1)
+        places = sum(_sorted(range(len(apart)), self.products), start=[])
+        waves = [apart[places.index(i)] for i in range(len(apart))]
+        return self.equation.tendency(OfOneM(zonal, totals), waves)
 
 
 def _sorted(items: Sequence[T], products: list[Flux | Curl]) -> tuple[list[T], list[T]]:
@@ -263,10 +267,18 @@ def _sorted(items: Sequence[T], products: list[Flux | Curl]) -> tuple[list[T], l
     )
 
 
-def _apart(waves: jax.Array, products: list[Flux | Curl]) -> Arrays:
-    """What lies one after another among planes [2, plane, l], as that of products."""
-    planes = [_planes(x, axis=0) for x in products]
-    return jnp.split(waves, np.cumsum(planes)[:-1], axis=1)
+def _whole_tiles(x: jax.Array) -> jax.Array:
+    """[plane, ...] with planes of zeros to a multiple of `LANES`."""
+    missing = -len(x) % LANES
+    return jnp.concatenate([x, jnp.zeros((missing, x.shape[1]), x.dtype)])
+
+
+def _tiles(x: jax.Array) -> Arrays:
+    """[row, plane], and zeros, as arrays of `LANES` planes."""
+    missing = -x.shape[1] % LANES
+    if missing:
+        x = jnp.concatenate([x, jnp.zeros((len(x), missing), x.dtype)], axis=1)
+    return jnp.split(x, x.shape[1] // LANES, axis=1)
 
 
 def _source(flux: Flux | Curl) -> jax.Array:
