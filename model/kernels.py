@@ -168,15 +168,15 @@ class _Call(NamedTuple):
 
         def kernel(*refs: Any) -> None:
             def one(i: jax.Array, _: None) -> None:
-                views = [
-                    _taken(ref, axis, i)
-                    for ref, axis in zip(refs, every_axis, strict=True)
+                taken = [
+                    _view(ref, axis, i)[...]
+                    for ref, axis in zip(refs[: len(leaves)], axes, strict=True)
                 ]
-                taken = [view[...] for view in views[: len(leaves)]]
-                results = self.function(*structure.unflatten(taken))
-                made = zip(views[len(leaves) :], jax.tree.leaves(results), strict=True)
-                for view, x in made:
-                    view[...] = x
+                results = jax.tree.leaves(self.function(*structure.unflatten(taken)))
+                for ref, x in zip(refs[len(leaves) :], results, strict=True):
+                    # What interprets kernels cannot write to rows that lie apart.
+                    view = _index if self.interpret else _view
+                    view(ref, self.result_axis, i)[...] = x
 
             jax.lax.fori_loop(0, block, one, None, unroll=2)
 
@@ -247,15 +247,17 @@ def _padded_bytes(shape: list[int], dtype: jnp.dtype) -> int:
     return tile * SUBLANES * LANES * dtype.itemsize
 
 
-def _taken(ref: Any, axis: int | None, i: jax.Array) -> Any:
-    """A view of one call's part of a block, to read or to write."""
-    if axis is None:
-        return ref.at[...]
+def _view(ref: Any, axis: int | None, i: jax.Array) -> Any:
+    """One call's part of a block, to be read or written."""
     if axis == 1 and len(ref.shape) == 3 and ref.shape[2] == LANES:
         # Rows that lie a tile apart, which move as fast as neighbours.
         n, block, _ = ref.shape
         return ref.reshape(n * block, LANES).at[pl.ds(i, n, stride=block), :]
-    return ref.at[(slice(None),) * axis + (i,)]
+    return _index(ref, axis, i)
+
+
+def _index(ref: Any, axis: int | None, i: jax.Array) -> Any:
+    return ref.at[...] if axis is None else ref.at[(slice(None),) * axis + (i,)]
 
 
 def _without(x: jax.Array, axis: int | None) -> jax.ShapeDtypeStruct:

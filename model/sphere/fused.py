@@ -186,11 +186,11 @@ class _Kernels:
 
     def at_latitude(
         self, whole: tuple, tables: Arrays, arrays: tuple[list[Arrays], Arrays]
-    ) -> list[list[Arrays]]:
-        """Both parts of all fields -> of what is to be summed, all tiles [m, plane].
+    ) -> list[Arrays]:
+        """Both parts of all fields -> both parts of what is summed, tiles [m, plane].
 
-        Of each part what is summed with P, and with H. Of several devices along `level`
-        with what they exchanged.
+        What is to be summed with P, and from `_slopes_at` on with H. Of several devices
+        along `level` with what they exchanged.
         """
         circle, derivative, of_points = whole
         sin_latitude, weight = tables
@@ -208,7 +208,7 @@ class _Kernels:
         fluxes, rest = _sorted(products, products)
         nothing = [jnp.zeros_like(x.source) for x in rest]
         sources, alongs, slopes = (
-            _even_and_odd(_whole_tiles(jnp.concatenate(rows) * weight))
+            _even_and_odd(jnp.concatenate(rows) * weight)
             for rows in (
                 [_source(x) for x in fluxes] + [x.source for x in rest],
                 [x.along for x in fluxes] + nothing,
@@ -219,8 +219,9 @@ class _Kernels:
         for part in range(2):
             both = jnp.concatenate([circle[part], derivative[part]], axis=1)
             beside = jnp.concatenate([sources[part], alongs[1 - part]], axis=1)
-            sums = along(both, beside), along(circle[part], slopes[part])
-            parts.append([_tiles(x) for x in sums])
+            of_values = _to_columns(along(both, beside), self._slopes_at)
+            of_slopes = along(circle[part], slopes[part])
+            parts.append(_tiles(jnp.concatenate([of_values, of_slopes], axis=1)))
         return parts
 
     def _at_points(self, circle: Arrays, fourier: list[Arrays]) -> Arrays:
@@ -238,24 +239,34 @@ class _Kernels:
     # ---- sums over latitudes
 
     def over_latitudes(
-        self, totals: jax.Array, tables: Arrays, sums: list[list[Arrays]]
+        self, totals: jax.Array, tables: Arrays, sums: list[Arrays]
     ) -> T:
         """What `at_latitude` makes, [latitude, plane], -> tendency [2, plane, l]."""
         zonal, values, slopes = tables
         fluxes, rest = _sorted(self.products, self.products)
         planes = [_planes(x, axis=0) for x in fluxes + rest]
-        n = sum(planes[: len(fluxes)])
+        n, begin = sum(planes[: len(fluxes)]), self._slopes_at
         parts = []
-        for of_values, of_slopes in sums:
-            joined = jnp.concatenate(of_values, axis=1)[:, : sum(planes)]
-            by_values = across(values, joined)
-            by_slopes = across(slopes, jnp.concatenate(of_slopes, axis=1)[:, :n])
+        for tiles in sums:
+            joined = jnp.concatenate(tiles, axis=1)
+            by_values = across(values, joined[:, : sum(planes)])
+            by_slopes = across(slopes, joined[:, begin : begin + n])
             both = by_values[:n] + by_slopes
             parts.append(jnp.concatenate([both, by_values[n:]]))
         apart = jnp.split(jnp.stack(parts), np.cumsum(planes)[:-1], axis=1)
         places = sum(_sorted(range(len(apart)), self.products), start=[])
         waves = [apart[places.index(i)] for i in range(len(apart))]
         return self.equation.tendency(OfOneM(zonal, totals), waves)
+
+    @property
+    def _slopes_at(self) -> int:
+        """Where slopes begin: at a tile, unless there is a tile less if they do not."""
+        fluxes, rest = _sorted(self.products, self.products)
+        slopes = sum(_planes(x, axis=0) for x in fluxes)
+        values = slopes + sum(_planes(x, axis=0) for x in rest)
+        tile = -(-values // LANES) * LANES
+        tiles_from = [-(-(begin + slopes) // LANES) for begin in (values, tile)]
+        return tile if tiles_from[0] == tiles_from[1] else values
 
 
 def _sorted(items: Sequence[T], products: list[Flux | Curl]) -> tuple[list[T], list[T]]:
@@ -267,18 +278,18 @@ def _sorted(items: Sequence[T], products: list[Flux | Curl]) -> tuple[list[T], l
     )
 
 
-def _whole_tiles(x: jax.Array) -> jax.Array:
-    """[plane, ...] with planes of zeros to a multiple of `LANES`."""
-    missing = -len(x) % LANES
-    return jnp.concatenate([x, jnp.zeros((missing, x.shape[1]), x.dtype)])
+def _to_columns(x: jax.Array, count: int) -> jax.Array:
+    """[row, plane], and planes of zeros up to so many."""
+    missing = count - x.shape[1]
+    if not missing:
+        return x
+    return jnp.concatenate([x, jnp.zeros((len(x), missing), x.dtype)], axis=1)
 
 
 def _tiles(x: jax.Array) -> Arrays:
     """[row, plane], and zeros, as arrays of `LANES` planes."""
-    missing = -x.shape[1] % LANES
-    if missing:
-        x = jnp.concatenate([x, jnp.zeros((len(x), missing), x.dtype)], axis=1)
-    return jnp.split(x, x.shape[1] // LANES, axis=1)
+    tiles = -(-x.shape[1] // LANES)
+    return jnp.split(_to_columns(x, tiles * LANES), tiles, axis=1)
 
 
 def _source(flux: Flux | Curl) -> jax.Array:
