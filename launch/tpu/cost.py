@@ -11,7 +11,8 @@ that it runs,
 of which the larger of the first two counts, and the others are added: nothing is
 taken to overlap with a collective. A float32 product takes 6 passes at precision
 `highest`, 3 at `high`; bytes are those of whole tiles, without what stays in VMEM.
-Vector operations cost their bytes alone, and where devices lie on the torus is not
+Vector operations cost their bytes alone, but those of this project's own kernels, which
+tell what they do, can take longer than both; where devices lie on the torus is not
 considered. Custom calls of unknown cost are named and cost their bytes. It is a
 roofline: real programs are slower, and comparisons of two programs are what it is for.
 """
@@ -39,6 +40,7 @@ class Chip:
       memory: of HBM that the compiler gives a program, bytes.
       network_bandwidth: of the data-centre network between slices, in one direction,
         bytes a second: a host's, divided by its chips.
+      vector_peak: operations a second on single numbers.
     """
 
     peak: float
@@ -46,25 +48,19 @@ class Chip:
     link_bandwidth: float
     memory: float
     network_bandwidth: float
-
-    @property
-    def vector_peak(self) -> float:
-        """Vector operations a second: four in a cycle on each of 1024 lanes.
-
-        A core's four MXUs of 128 x 128 (two of 256 x 256 on v6e) tell the cycles.
-        """
-        return self.peak / (64 if self.peak == CHIPS["v6e"].peak else 32)
+    vector_peak: float
 
 
 _GIB = 2.0**30
 # Speeds from the JAX scaling book (jax-ml.github.io/scaling-book), sizes from the
 # compiler's own messages (v4, which was not asked: of its data sheet). Networks: hosts
-# of 4 chips, of v5e and v6e 8, with 200 Gbit/s, of v6e 800.
+# of 4 chips, of v5e and v6e 8, with 200 Gbit/s, of v6e 800. Vectors: four operations a
+# cycle on each of a core's 1024 lanes, the cycles from peak and number of MXUs.
 CHIPS = {
-    "v4": Chip(2.75e14, 1.2e12, 4.5e10, 32 * _GIB, 25e9 / 4),
-    "v5e": Chip(1.97e14, 8.1e11, 4.5e10, 15.75 * _GIB, 25e9 / 8),
-    "v5p": Chip(4.59e14, 2.77e12, 9e10, 95.73 * _GIB, 25e9 / 4),
-    "v6e": Chip(9.2e14, 1.6e12, 9e10, 31.24 * _GIB, 100e9 / 8),
+    "v4": Chip(2.75e14, 1.2e12, 4.5e10, 32 * _GIB, 25e9 / 4, 8.6e12),
+    "v5e": Chip(1.97e14, 8.1e11, 4.5e10, 15.75 * _GIB, 25e9 / 8, 6.2e12),
+    "v5p": Chip(4.59e14, 2.77e12, 9e10, 95.73 * _GIB, 25e9 / 4, 1.43e13),
+    "v6e": Chip(9.2e14, 1.6e12, 9e10, 31.24 * _GIB, 100e9 / 8, 1.44e13),
 }
 # Assumed, not measured.
 COLLECTIVE_LATENCY = 5e-6  # s, to start one

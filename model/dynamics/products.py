@@ -33,7 +33,6 @@ CONDENSATES = (
     "specific_cloud_liquid_water_content",
 )
 
-
 _SUMMED = ("exchange_above", "exchange_below", "omega")  # of `Layers`, and heating
 
 
@@ -86,14 +85,14 @@ def fields(aliased: bool, h: Derivatives, state: State) -> list[Waves]:
       state: of all m that are transformed.
     """
     lnps = state.log_surface_pressure
-    fields = [Waves(state.vorticity), Waves(state.divergence), Waves(state.temperature)]
-    fields += h.cos_wind(state.vorticity, state.divergence)
-    fields += [Waves(x) for x in state.tracers.values()]
-    fields += h.cos_gradient(lnps)
+    made = [Waves(state.vorticity), Waves(state.divergence), Waves(state.temperature)]
+    made += h.cos_wind(state.vorticity, state.divergence)
+    made += [Waves(x) for x in state.tracers.values()]
+    made += h.cos_gradient(lnps)
     if aliased:
         vapour = state.tracers[HUMIDITY]
-        fields += [Waves(h.laplacian(lnps)), *h.cos_gradient(vapour)]
-    return fields
+        made += [Waves(h.laplacian(lnps)), *h.cos_gradient(vapour)]
+    return made
 
 
 class Columns(NamedTuple):
@@ -280,6 +279,7 @@ def _with_others(
     """A matrix [level, all levels] times the layers of all devices.
 
     Args:
+      vectors: of `point_vectors`.
       i: the matrix's place in them.
       product: the same times own layers, [level, ...].
       sums: of x ds.
@@ -287,6 +287,7 @@ def _with_others(
     if partitioning.size(LEVEL) == 1:
         return product
     of_above, of_below = (
-        on_layers(vectors[name][:, i], product) for name in ("of_above", "of_below")
+        on_layers(vectors[name][:, i : i + 1], product)
+        for name in ("of_above", "of_below")
     )
     return product + of_above * sums.above + of_below * sums.below

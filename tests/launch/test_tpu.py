@@ -11,10 +11,16 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from launch.benchmarks.dycore import Case
+from launch.benchmarks.dycore_tpu import our_step
 from launch.tpu import cost, hlo, topology
 from launch.tpu import parts as parts_of_step
 from launch.tpu.measure import abstract, device_bytes, measure
-from model.precision import einsum
+from model.dynamics.primitive_equations import CONDENSATES
+from model.kernels import Mapping, in_kernel
+from model.precision import along, einsum
+from model.sphere.grids import parse_grid
+from model.vertical.sigma import SigmaLevels
 from pipeline.errors import UserError
 from train.losses.rollout import taken_in
 from train.mesh import MeshShape, make_mesh
@@ -93,6 +99,38 @@ def test_bfloat16_operands_take_one_pass(devices):
         dtype=jnp.bfloat16,
     ).cost
     assert measured.mxu_flops == measured.flops == 2 * 256 * 512 * 128
+
+
+def test_a_kernel_tells_its_operations(devices):
+    def function(table, _, x):
+        return along(table, x) + 1.0
+
+    how = Mapping(arrays=0, results=0)
+    measured = on_tpu(
+        devices,
+        lambda table, x: in_kernel(function, how, False, table, [], x),
+        (128, 128),
+        (16, 64, 128),
+    ).cost
+    assert measured.flops == 2 * 16 * 64 * 128**2
+    assert measured.mxu_flops == 3 * measured.flops
+    assert not measured.unknown
+
+
+@pytest.mark.parametrize("level, lat, kernels", [(1, 1, 9), (2, 2, 12)])
+def test_a_step_of_the_core_is_in_kernels(devices, level, lat, kernels):
+    """Three of each right-hand side, and one for what layers of others need to know."""
+    case = Case(
+        parse_grid("T21"),
+        SigmaLevels.equidistant(8),
+        ("specific_humidity", *CONDENSATES),
+        minutes=30.0,
+    )
+    mesh = Mesh(np.array(devices[: level * lat]).reshape(level, lat), AXES)
+    step, arguments = our_step(case, mesh)
+    program = step.lower(*arguments).compile().as_text()
+    assert program.count('custom_call_target="tpu_custom_call"') == kernels
+    assert not cost.cost(program, CHIP, dict(mesh.shape)).unknown
 
 
 @pytest.mark.parametrize(
