@@ -7,8 +7,8 @@ for whatever follows. In a kernel it stays on the chip.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,10 @@ from jax.experimental.pallas import tpu as pltpu
 
 from model import partitioning
 
-T = TypeVar("T")
 Function = Callable[[Any, Any, Any], Any]
 
 SUBLANES, LANES = 8, 128  # by which a TPU's memory tiles the last two axes of an array
-# Bytes of a core's own memory, of which there are 64 MiB or more but on v4:
+# Bytes of a core's own memory:
 BUFFERS = 8 * 2**20  # that blocks are to take, unless they cannot be smaller
 INNER = 8 * 2**20  # that may be taken besides
 
@@ -40,43 +39,69 @@ class Mapping(NamedTuple):
     linear: bool = False
 
 
-def fit() -> bool:
-    """Whether the cores have memory enough: those of v4 have 16 MiB, which is less."""
-    return partitioning.device_kind() != "TPU v4"
-
-
-def mapped(function: Function, how: Mapping, whole: T, tables: T, arrays: T) -> Any:
+def mapped(
+    function: Function, how: Mapping, whole: Any, tables: Any, arrays: Any
+) -> Any:
     """`jax.vmap(function, (None, 0, how.arrays), how.results)`, on TPUs in a kernel.
 
+    Unless the kernel needs more memory than a core has: then it is left to XLA.
+
     Args:
-      function: of the other arguments, each of two axes or more, to a tree of arrays.
+      function: of the other arguments, each of two axes or more, to a tree of arrays;
+        without loops.
       how: see there.
       whole: tree of arrays that every call gets; without a gradient.
       tables: tree of arrays that are mapped over their first axis; without a gradient.
       arrays: tree of arrays that are mapped over.
     """
+    whole, tables, arrays = partitioning.varying((whole, tables, arrays))
     if partitioning.platform() == "tpu":
-        return in_kernel(function, how, False, whole, tables, arrays)
+        call, shapes = _call(function, how, False, whole, tables, arrays)
+        _, memory = call.block(shapes, whole, tables, arrays)
+        if memory <= pltpu.get_tpu_info().vmem_capacity_bytes:
+            return in_kernel(function, how, False, whole, tables, arrays)
     return _vmapped(function, how)(*jax.lax.stop_gradient((whole, tables)), arrays)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def in_kernel(
-    function: Function, how: Mapping, interpret: bool, whole: T, tables: T, arrays: T
+    function: Function,
+    how: Mapping,
+    interpret: bool,
+    whole: Any,
+    tables: Any,
+    arrays: Any,
 ) -> Any:
     """As `mapped`, on a TPU or, if `interpret`, as its kernel would be run by one.
 
     Its gradient is another kernel, which evaluates the function once more unless that
     is linear.
     """
-    shapes = jax.eval_shape(_vmapped(function, how), whole, tables, arrays)
-    axes = [how.arrays] * len(jax.tree.leaves(arrays))
-    call = _Call(function, axes, how.results, interpret)
+    call, shapes = _call(function, how, interpret, whole, tables, arrays)
     return call(shapes, whole, tables, arrays)
 
 
+def _call(
+    function: Function,
+    how: Mapping,
+    interpret: bool,
+    whole: Any,
+    tables: Any,
+    arrays: Any,
+) -> tuple["_Call", Any]:
+    """The kernel of a function, and shapes of its results."""
+    shapes = jax.eval_shape(_vmapped(function, how), whole, tables, arrays)
+    axes = [how.arrays] * len(jax.tree.leaves(arrays))
+    return _Call(function, axes, how.results, interpret), shapes
+
+
 def _forward(
-    function: Function, how: Mapping, interpret: bool, whole: T, tables: T, arrays: T
+    function: Function,
+    how: Mapping,
+    interpret: bool,
+    whole: Any,
+    tables: Any,
+    arrays: Any,
 ) -> tuple[Any, tuple]:
     results = in_kernel(function, how, interpret, whole, tables, arrays)
     return results, (whole, tables, _Shapes.of(arrays) if how.linear else arrays)
@@ -94,11 +119,11 @@ def _backward(
 
     if how.linear:
         shapes = arrays.tree()
-        one = jax.tree.map(lambda x: _without(x, how.arrays), shapes)
+        of_call = jax.tree.map(lambda x: _without(x, how.arrays), shapes)
 
         def gradient(whole: Any, tables: Any, gradients: Any) -> Any:
             # Anywhere, for it is the same everywhere.
-            nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), one)
+            nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), of_call)
             _, pulled = jax.vjp(functools.partial(function, whole, tables), nothing)
             return pulled(gradients)[0]
 
@@ -158,13 +183,12 @@ class _Call(NamedTuple):
     def __call__(self, shapes: Any, whole: Any, tables: Any, arrays: Any) -> Any:
         """Results, like those of `shapes`."""
         leaves, structure = jax.tree.flatten((whole, tables, arrays))
-        axes = [None] * len(jax.tree.leaves(whole))
-        axes += [0] * len(jax.tree.leaves(tables)) + self.array_axes
         like, result_structure = jax.tree.flatten(shapes)
-        count = like[0].shape[self.result_axis]
         every = [*leaves, *like]
-        every_axis = [*axes, *[self.result_axis] * len(like)]
-        block, memory = _block(every, every_axis, count)
+        every_axis = self._axes(shapes, whole, tables)
+        axes = every_axis[: len(leaves)]
+        count = like[0].shape[self.result_axis]
+        block, memory = self.block(shapes, whole, tables, arrays)
 
         def kernel(*refs: Any) -> None:
             def one(i: jax.Array, _: None) -> None:
@@ -187,9 +211,10 @@ class _Call(NamedTuple):
             )
 
         specs = [spec(x, axis) for x, axis in zip(every, every_axis, strict=True)]
-        one = [_without(x, axis) for x, axis in zip(leaves, axes, strict=True)]
-        of_one = operations(self.function, *structure.unflatten(one))
-        cost = Operations(*(count * n for n in of_one))
+        of_call = [_without(x, axis) for x, axis in zip(leaves, axes, strict=True)]
+        cost = operations(self.function, *structure.unflatten(of_call))
+        cost = Operations(*(count * n for n in cost))
+        elements = sum(x.size for x in like)
         varying = frozenset().union(*(jax.typeof(x).mat.varying for x in leaves))
         kind = jax.sharding.ManualAxisType(varying=varying)
         results = pl.pallas_call(
@@ -211,28 +236,37 @@ class _Call(NamedTuple):
                 transcendentals=0,
                 bytes_accessed=sum(x.size * x.dtype.itemsize for x in every),
             ),
-            metadata={name: str(n) for name, n in cost._asdict().items()},
+            # With `jax.vmap` results become larger, and what is told here does not.
+            metadata={name: str(n) for name, n in cost._asdict().items()}
+            | {"elements": str(elements)},
         )(*leaves)
         return result_structure.unflatten(results)
 
+    def block(
+        self, shapes: Any, whole: Any, tables: Any, arrays: Any
+    ) -> tuple[int, int]:
+        """How many calls have their arrays in a core's memory at once; bytes of it."""
+        axes = self._axes(shapes, whole, tables)
+        every = jax.tree.leaves((whole, tables, arrays, shapes))
 
-def _block(
-    arrays: Sequence[jax.Array], axes: Sequence[int | None], count: int
-) -> tuple[int, int]:
-    """How many calls have their arrays in a core's memory at once; bytes of that."""
+        def bytes_of(block: int) -> int:
+            # Of the block that is computed and of the one that is moved meanwhile.
+            return 2 * sum(
+                _padded_bytes(_of_block(x, axis, block), x.dtype)
+                for x, axis in zip(every, axes, strict=True)
+            )
 
-    def bytes_of(block: int) -> int:
-        # Of the block that is computed and of the one that is moved meanwhile.
-        return 2 * sum(
-            _padded_bytes(_of_block(x, axis, block), x.dtype)
-            for x, axis in zip(arrays, axes, strict=True)
-        )
+        block = min(SUBLANES, jax.tree.leaves(shapes)[0].shape[self.result_axis])
+        tiled = any(axis == x.ndim - 2 for x, axis in zip(every, axes, strict=True))
+        while not tiled and block > 1 and bytes_of(block) > BUFFERS:
+            block //= 2
+        return block, bytes_of(block) + INNER
 
-    block = min(SUBLANES, count)
-    tiled = any(axis == x.ndim - 2 for x, axis in zip(arrays, axes, strict=True))
-    while not tiled and block > 1 and bytes_of(block) > BUFFERS:
-        block //= 2
-    return block, bytes_of(block) + INNER
+    def _axes(self, shapes: Any, whole: Any, tables: Any) -> list[int | None]:
+        """Over which all arguments and then all results are mapped."""
+        axes = [None] * len(jax.tree.leaves(whole)) + [0] * len(jax.tree.leaves(tables))
+        results = [self.result_axis] * len(jax.tree.leaves(shapes))
+        return axes + self.array_axes + results
 
 
 def _of_block(x: jax.Array, axis: int | None, block: int) -> list[int]:
@@ -249,9 +283,9 @@ def _padded_bytes(shape: list[int], dtype: jnp.dtype) -> int:
 
 def _view(ref: Any, axis: int | None, i: jax.Array) -> Any:
     """One call's part of a block, to be read or written."""
-    if axis == 1 and len(ref.shape) == 3 and ref.shape[2] == LANES:
+    n, block, *others = ref.shape
+    if axis == 1 and block % SUBLANES == 0 and others == [LANES]:
         # Rows that lie a tile apart, which move as fast as neighbours.
-        n, block, _ = ref.shape
         return ref.reshape(n * block, LANES).at[pl.ds(i, n, stride=block), :]
     return _index(ref, axis, i)
 

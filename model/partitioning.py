@@ -68,12 +68,6 @@ def varying(tree: T) -> T:
     return jax.tree.map(copy, tree)
 
 
-def device_kind() -> str:
-    """What the program is made for, such as `TPU v4`."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return jax.devices()[0].device_kind if device is None else device.device_kind
-
-
 # ---- exchanges
 
 

@@ -75,6 +75,7 @@ across.defvjp(
 )
 
 
+# (By conversions, for Pallas knows no other; outside, XLA may leave such away.)
 def _three_passes(
     x: jax.Array, y: jax.Array, contracting: tuple[tuple[int], tuple[int]]
 ) -> jax.Array:
@@ -120,7 +121,7 @@ class Table(NamedTuple):
 def of_table(table: Table, x: jax.Array, precision: Precision = "highest") -> jax.Array:
     """A table [..., k, j] times an array [..., j, *others] -> [..., k, *others].
 
-    The array alone has a gradient.
+    The array alone has a gradient. A table of one column is multiplied as it is.
     """
     if table.matrix.shape[-1] == 1:
         others = x.ndim - table.matrix.ndim

@@ -55,12 +55,12 @@ _GIB = 2.0**30
 # Speeds from the JAX scaling book (jax-ml.github.io/scaling-book), sizes from the
 # compiler's own messages (v4, which was not asked: of its data sheet). Networks: hosts
 # of 4 chips, of v5e and v6e 8, with 200 Gbit/s, of v6e 800. Vectors: four operations a
-# cycle on each of a core's 1024 lanes, the cycles from peak and number of MXUs.
+# cycle on each of a core's 1024 lanes; cycles of v6e as of v5p, others from their peak.
 CHIPS = {
     "v4": Chip(2.75e14, 1.2e12, 4.5e10, 32 * _GIB, 25e9 / 4, 8.6e12),
     "v5e": Chip(1.97e14, 8.1e11, 4.5e10, 15.75 * _GIB, 25e9 / 8, 6.2e12),
     "v5p": Chip(4.59e14, 2.77e12, 9e10, 95.73 * _GIB, 25e9 / 4, 1.43e13),
-    "v6e": Chip(9.2e14, 1.6e12, 9e10, 31.24 * _GIB, 100e9 / 8, 1.44e13),
+    "v6e": Chip(9.2e14, 1.6e12, 9e10, 31.24 * _GIB, 100e9 / 8, 7.2e12),
 }
 # Assumed, not measured.
 COLLECTIVE_LATENCY = 5e-6  # s, to start one
@@ -239,14 +239,19 @@ def _operations(
 
 
 def _told(instruction: hlo.Instruction) -> tuple[float, float, float] | None:
-    """What a kernel tells of its operations (`model.kernels.Operations`)."""
+    """What a kernel tells of its operations (`model.kernels.Operations`).
+
+    It tells those of one sample, and how many numbers they make.
+    """
     found = [
         re.search(rf'kernel_metadata=\{{[^}}]*"{name}":"(\d+)"', instruction.attributes)
-        for name in ("flops", "mxu_flops", "vector")
+        for name in ("flops", "mxu_flops", "vector", "elements")
     ]
     if instruction.opcode != "custom-call" or not all(found):
         return None
-    return tuple(float(x.group(1)) for x in found)
+    *operations, elements = (float(x.group(1)) for x in found)
+    samples = sum(math.prod(x.shape) for x in instruction.results) / elements
+    return tuple(samples * n for n in operations)
 
 
 def _flops(

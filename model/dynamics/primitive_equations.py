@@ -266,8 +266,7 @@ class OrderedEquations:
     def explicit(self, state: State) -> State:
         """Tendency of everything but the linear gravity-wave terms.
 
-        All fields go to the grid in one batched synthesis, all products come back in
-        one batched analysis.
+        All fields go to the grid together, and all products come back.
         """
         h, grid = self.waves, self.equations.harmonics.grid
         aliased = HUMIDITY in state.tracers and not grid.resolves_products

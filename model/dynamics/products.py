@@ -33,7 +33,7 @@ CONDENSATES = (
     "specific_cloud_liquid_water_content",
 )
 
-_SUMMED = ("exchange_above", "exchange_below", "omega")  # of `Layers`, and heating
+_MOTION = ("exchange_above", "exchange_below", "omega")  # of `Layers`
 
 
 def point_matrices(equations: "PrimitiveEquations") -> Matrices:
@@ -50,7 +50,7 @@ def point_matrices(equations: "PrimitiveEquations") -> Matrices:
         start = partitioning.index(LEVEL) * own
         return jax.lax.dynamic_slice_in_dim(matrix, start, own, axis=1)
 
-    motion = [getattr(layers, name) for name in _SUMMED]
+    motion = [getattr(layers, name) for name in _MOTION]
     return {
         "motion": jnp.concatenate([*map(own_columns, motion), thickness]),
         "heating": jnp.concatenate([own_columns(equations.heating), thickness]),
@@ -64,16 +64,18 @@ def point_matrices(equations: "PrimitiveEquations") -> Matrices:
 def point_vectors(equations: "PrimitiveEquations") -> dict[str, jax.Array]:
     """What else is known of own layers, each [own level, k].
 
-    A matrix of `_SUMMED` takes nothing of other devices' layers but the sums of x ds
-    of all above a device's own, and of all below: by what they are multiplied.
+    Matrices of motion and heating take nothing of other devices' layers but the sums of
+    x ds of all above a device's own, and of all below: by what these are multiplied.
     """
-    layers, thickness = equations.layers, equations.thickness
-    summed = [getattr(layers, name) for name in _SUMMED] + [equations.heating]
-    return {
-        "reference_temperature": equations.reference_temperature[:, None],
-        "of_above": jnp.stack([x[:, 0] / thickness[0] for x in summed], axis=-1),
-        "of_below": jnp.stack([x[:, -1] / thickness[-1] for x in summed], axis=-1),
-    }
+    vectors = {"reference_temperature": equations.reference_temperature[:, None]}
+    if partitioning.size(LEVEL) == 1:
+        return vectors
+    thickness = equations.thickness
+    matrices = {name: getattr(equations.layers, name) for name in _MOTION}
+    for name, matrix in (matrices | {"heating": equations.heating}).items():
+        vectors[f"{name} of above"] = matrix[:, :1] / thickness[0]
+        vectors[f"{name} of below"] = matrix[:, -1:] / thickness[-1]
+    return vectors
 
 
 def fields(aliased: bool, h: Derivatives, state: State) -> list[Waves]:
@@ -135,15 +137,16 @@ def columns(
     matrices, vectors = tables
     _, div, temp, u, v, *others = fields
     tracers = dict(zip(names, others, strict=False))
-    # By a product, whose gradient sums over layers as fast as one can.
+    # By a table, whose gradient sums over layers as fast as one can.
     p_lon, p_lat = (
         of_table(matrices["every layer"], x)
         for x in others[len(tracers) : len(tracers) + 2]
     )
     tref = on_layers(vectors["reference_temperature"], temp)
     virtual = (units.VAPOUR_GAS_RATIO - 1) * tracers.get(HUMIDITY, 0.0)
-    # u and v carry a factor cos(lat), and so do the gradients.
-    pressure_advection = (u * p_lon + v * p_lat) / (1 - sin_latitude**2)
+    # u and v carry a factor cos(lat), and so do gradients.
+    sec2 = 1 / (1 - sin_latitude**2)
+    pressure_advection = sec2 * (u * p_lon + v * p_lat)
     motion, full = _but_last(of_table(matrices["motion"], div + pressure_advection))
     heating, slow = _but_last(of_table(matrices["heating"], pressure_advection))
     buoyancy, moist = None, []
@@ -203,8 +206,8 @@ def products(
 
     of_full, slow, *of_moist = others.sums
     above, below, omega = (
-        _with_others(vectors, i, product, of_full)
-        for i, product in enumerate(jnp.split(own.motion, len(_SUMMED)))
+        _with_others(vectors, name, product, of_full)
+        for name, product in zip(_MOTION, jnp.split(own.motion, 3), strict=True)
     )
     temp_advection, u_advection, v_advection, *advection = vertical_advection(
         *(above, below, [temp, u, v, *tracers.values()], others.above, others.below)
@@ -223,7 +226,7 @@ def products(
     heating = units.KAPPA * (
         tref * pressure_advection + moist_temp * (pressure_advection - omega)
     )
-    heating -= _with_others(vectors, len(_SUMMED), own.heating, slow)
+    heating -= _with_others(vectors, "heating", own.heating, slow)
     energy = sec2 * (u * u + v * v) / 2
     if humid:
         energy += units.GAS_CONSTANT * (own.buoyancy + of_moist[0].below)
@@ -274,20 +277,19 @@ def _but_last(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _with_others(
-    vectors: dict[str, jax.Array], i: int, product: jax.Array, sums: PlaneSums
+    vectors: dict[str, jax.Array], name: str, product: jax.Array, sums: PlaneSums
 ) -> jax.Array:
     """A matrix [level, all levels] times the layers of all devices.
 
     Args:
       vectors: of `point_vectors`.
-      i: the matrix's place in them.
+      name: of the matrix.
       product: the same times own layers, [level, ...].
       sums: of x ds.
     """
     if partitioning.size(LEVEL) == 1:
         return product
     of_above, of_below = (
-        on_layers(vectors[name][:, i : i + 1], product)
-        for name in ("of_above", "of_below")
+        on_layers(vectors[f"{name} of {side}"], product) for side in ("above", "below")
     )
     return product + of_above * sums.above + of_below * sums.below

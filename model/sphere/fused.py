@@ -2,7 +2,8 @@
 
 The first sums over l, the second goes to the points of a latitude and back, the third
 sums over latitudes. What lies in main memory between them are sums over l, or of
-products over longitudes: values at points never do.
+products over longitudes, not values at points (but for a few layers' that devices along
+`level` exchange).
 """
 
 import dataclasses
@@ -172,9 +173,9 @@ class _Kernels:
         self, whole: tuple, tables: Arrays, fourier: list[Arrays]
     ) -> jax.Array:
         """Both parts of all fields [m, plane] -> planes for others [.., longitude]."""
-        circle, _, of_points = whole
+        circle, _, point_tables = whole
         fields = self._at_points(circle, fourier)
-        columns = self.equation.columns(tables[0], of_points, fields)
+        columns = self.equation.columns(tables[0], point_tables, fields)
         return jnp.concatenate(jax.tree.leaves(columns.planes))
 
     def exchanged(self, planes: jax.Array) -> jax.Array:
@@ -192,10 +193,10 @@ class _Kernels:
         What is to be summed with P, and from `_slopes_at` on with H. Of several devices
         along `level` with what they exchanged.
         """
-        circle, derivative, of_points = whole
+        circle, derivative, point_tables = whole
         sin_latitude, weight = tables
         fourier, exchanged = arrays
-        at_points = sin_latitude, of_points, self._at_points(circle, fourier)
+        at_points = sin_latitude, point_tables, self._at_points(circle, fourier)
         if exchanged:
             leaves, structure = jax.tree.flatten(self.others)
             others = structure.unflatten(jnp.split(exchanged[0], len(leaves)))
@@ -211,7 +212,7 @@ class _Kernels:
             _even_and_odd(jnp.concatenate(rows) * weight)
             for rows in (
                 [_source(x) for x in fluxes] + [x.source for x in rest],
-                [x.along for x in fluxes] + nothing,
+                [x.zonal_flux for x in fluxes] + nothing,
                 [x.slopes for x in fluxes],
             )
         )
@@ -226,15 +227,15 @@ class _Kernels:
 
     def _at_points(self, circle: Arrays, fourier: list[Arrays]) -> Arrays:
         """Values of all fields [plane, longitude]: at half the circle, and mirrored."""
-        places = sum(self._sorts, start=[])
+        plain, sloped = self._sorts
+        places = plain + sloped
         planes = [_planes(self.fields[i], axis=-2) for i in places]
         even, odd = (
             across(table, jnp.concatenate(tiles, axis=1)[:, : sum(planes)])
             for table, tiles in zip(circle, fourier, strict=True)
         )
         points = jnp.concatenate([even + odd, even - odd], axis=1)
-        taken_apart = jnp.split(points, np.cumsum(planes)[:-1])
-        return [taken_apart[places.index(i)] for i in range(len(places))]
+        return _put_back(jnp.split(points, np.cumsum(planes)[:-1]), places)
 
     # ---- sums over latitudes
 
@@ -254,8 +255,8 @@ class _Kernels:
             both = by_values[:n] + by_slopes
             parts.append(jnp.concatenate([both, by_values[n:]]))
         apart = jnp.split(jnp.stack(parts), np.cumsum(planes)[:-1], axis=1)
-        places = sum(_sorted(range(len(apart)), self.products), start=[])
-        waves = [apart[places.index(i)] for i in range(len(apart))]
+        places = _sorted(range(len(apart)), self.products)
+        waves = _put_back(apart, places[0] + places[1])
         return self.equation.tendency(OfOneM(zonal, totals), waves)
 
     @property
@@ -273,9 +274,15 @@ def _sorted(items: Sequence[T], products: list[Flux | Curl]) -> tuple[list[T], l
     """Those of products that have a flux, and of those that have none."""
     both = list(zip(items, products, strict=True))
     return (
-        [x for x, product in both if product.along is not None],
-        [x for x, product in both if product.along is None],
+        [x for x, product in both if product.zonal_flux is not None],
+        [x for x, product in both if product.zonal_flux is None],
     )
+
+
+def _put_back(sorted_arrays: Arrays, places: list[int]) -> Arrays:
+    """In the order of their places."""
+    in_order = dict(zip(places, sorted_arrays, strict=True))
+    return [in_order[place] for place in range(len(places))]
 
 
 def _to_columns(x: jax.Array, count: int) -> jax.Array:
@@ -293,7 +300,7 @@ def _tiles(x: jax.Array) -> Arrays:
 
 
 def _source(flux: Flux | Curl) -> jax.Array:
-    return jnp.zeros_like(flux.along) if flux.source is None else flux.source
+    return jnp.zeros_like(flux.zonal_flux) if flux.source is None else flux.source
 
 
 def _planes(arrays: Waves | Flux | Curl, axis: int) -> int:

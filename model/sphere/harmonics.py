@@ -41,10 +41,10 @@ from model.sphere.whole_circle import WholeCircle
 
 T = TypeVar("T")
 
-# Up to so many devices along `lat` the state is gathered. On two that is modelled 10 %
-# better than transposing each field at TL127 and 12 % worse at TL255; on more, what
-# every device then repeats of the spectral arithmetic costs much more than is saved
-# (BUILD.md, "The mesh").
+# Up to so many devices along `lat` the state is gathered. On two the core's steps are
+# modelled up to 13 % better transposing, which physics would do field by field; on
+# more, what every device repeats of the spectral arithmetic costs much more than is
+# saved (BUILD.md, "The mesh").
 LARGEST_GATHER = 2
 
 

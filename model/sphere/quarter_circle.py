@@ -133,7 +133,7 @@ class QuarterCircle:
             turn=P(),
         )
 
-    fuses = False  # no kernel, for there is no main memory that it would spare
+    fuses = False  # kernels are those of TPUs
 
     # ---- order
 

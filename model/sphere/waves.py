@@ -64,7 +64,7 @@ class Flux(NamedTuple):
     north: jax.Array | None = None
 
     @property
-    def along(self) -> jax.Array | None:
+    def zonal_flux(self) -> jax.Array | None:
         """Of what the derivative in longitude is integrated against P."""
         return self.east
 
@@ -82,7 +82,7 @@ class Curl(NamedTuple):
     north: jax.Array
 
     @property
-    def along(self) -> jax.Array:
+    def zonal_flux(self) -> jax.Array:
         """As of `Flux`."""
         return self.north
 
@@ -99,12 +99,15 @@ class RightHandSide(NamedTuple):
     fields on own latitudes. They may assume nothing about the axes of points.
 
     Attributes:
-      fields: of `Derivatives` and a state in order, the fields that go to points.
+      fields: of `Derivatives` and a state in order, the fields that go to points;
+        linear, some with slopes and some without.
       columns: of points, what own layers tell of their columns; its `planes` are a
         tree of planes [1, ...] that other devices need to know.
       exchanged: of such a tree, another one, of what others tell of theirs.
-      products: of points, their columns and what others tell, products.
-      tendency: of `Derivatives` and what was made of every product, a state in order.
+      products: of points, their columns and what others tell, products, some of them
+        with a flux.
+      tendency: of `Derivatives` and what was made of every product, a state in order;
+        linear.
     """
 
     fields: Callable[["Derivatives", Any], list[Waves]]
@@ -124,10 +127,10 @@ class RightHandSide(NamedTuple):
 
 def by_parts(flux: Flux | Curl, d_dlon: Callable[[jax.Array], jax.Array]) -> Waves:
     """What is integrated against P and against H, once transformed in longitude."""
-    if flux.along is None:
+    if flux.zonal_flux is None:
         return Waves(flux.source)
-    along = d_dlon(flux.along)
-    source = along if flux.source is None else flux.source + along
+    derivative = d_dlon(flux.zonal_flux)
+    source = derivative if flux.source is None else flux.source + derivative
     return Waves(source, flux.slopes)
 
 

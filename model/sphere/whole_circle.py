@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from model import kernels, partitioning
+from model import partitioning
 from model.partitioning import LAT
 from model.precision import Precision, Table, einsum
 from model.sphere.grids import GaussianGrid
@@ -119,7 +119,7 @@ class WholeCircle:
     @property
     def fuses(self) -> bool:
         """Whether products at points are formed by `model.sphere.fused`."""
-        return self.precision == "bf16_3x" and kernels.fit()
+        return self.precision == "bf16_3x"
 
     # ---- order
 

@@ -139,10 +139,8 @@ _shifted.defvjp(_shifted_forward, _shifted_backward)
 
 def _plane_at(place: int, plane: jax.Array, x: jax.Array) -> jax.Array:
     """A plane as the first (0) or last (-1) layer of zeros like x."""
-    rest = len(x) - 1
-    edge = (0, rest, 0) if place == 0 else (rest, 0, 0)
-    others = [(0, 0, 0)] * (x.ndim - 1)
-    return jax.lax.pad(plane, jnp.zeros((), x.dtype), [edge, *others])
+    zeros = jnp.zeros_like(x[1:])
+    return jnp.concatenate([plane, zeros] if place == 0 else [zeros, plane])
 
 
 def on_layers(table: jax.Array, x: jax.Array) -> jax.Array:

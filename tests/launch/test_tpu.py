@@ -17,7 +17,7 @@ from launch.tpu import cost, hlo, topology
 from launch.tpu import parts as parts_of_step
 from launch.tpu.measure import abstract, device_bytes, measure
 from model.dynamics.primitive_equations import CONDENSATES
-from model.kernels import Mapping, in_kernel
+from model.kernels import Mapping, in_kernel, mapped
 from model.precision import along, einsum
 from model.sphere.grids import parse_grid
 from model.vertical.sigma import SigmaLevels
@@ -116,8 +116,34 @@ def test_a_kernel_tells_its_operations(devices):
     assert measured.mxu_flops == 3 * measured.flops
     assert not measured.unknown
 
+    def of_samples(table, x):
+        return jax.vmap(lambda x: in_kernel(function, how, False, table, [], x))(x)
 
-@pytest.mark.parametrize("level, lat, kernels", [(1, 1, 9), (2, 2, 12)])
+    several = on_tpu(devices, of_samples, (128, 128), (3, 16, 64, 128)).cost
+    assert several.flops == 3 * measured.flops
+
+
+def test_a_kernel_that_needs_too_much_is_left_to_the_compiler(devices):
+    mesh = Mesh(np.array(devices[:1]), "x")
+
+    def calls(rows):
+        shape = jax.ShapeDtypeStruct(
+            (rows, 8, 128), jnp.float32, sharding=NamedSharding(mesh, P())
+        )
+        one = jax.shard_map(
+            lambda x: mapped(lambda _, __, x: 2 * x, Mapping(1, 1), [], [], x),
+            mesh=mesh,
+            in_specs=P(),
+            out_specs=P(),
+            check_vma=False,
+        )
+        text = jax.jit(one).lower(shape).compile().as_text()
+        return text.count("tpu_custom_call")
+
+    assert (calls(rows=512), calls(rows=2**15)) == (1, 0)
+
+
+@pytest.mark.parametrize("level, lat, kernels", [(1, 1, 9), (2, 2, 12), (1, 4, 9)])
 def test_a_step_of_the_core_is_in_kernels(devices, level, lat, kernels):
     """Three of each right-hand side, and one for what layers of others need to know."""
     case = Case(
@@ -131,6 +157,12 @@ def test_a_step_of_the_core_is_in_kernels(devices, level, lat, kernels):
     program = step.lower(*arguments).compile().as_text()
     assert program.count('custom_call_target="tpu_custom_call"') == kernels
     assert not cost.cost(program, CHIP, dict(mesh.shape)).unknown
+
+    def squares(equations, state):
+        return sum(jnp.sum(x**2) for x in jax.tree.leaves(step(equations, state)))
+
+    gradient = jax.jit(jax.grad(squares, argnums=1)).lower(*arguments).compile()
+    assert "at_latitude_gradient" in gradient.as_text()
 
 
 @pytest.mark.parametrize(
