@@ -121,11 +121,11 @@ class Table(NamedTuple):
 def of_table(table: Table, x: jax.Array, precision: Precision = "highest") -> jax.Array:
     """A table [..., k, j] times an array [..., j, *others] -> [..., k, *others].
 
-    The array alone has a gradient. A table of one column is multiplied as it is.
+    The array alone has a gradient. A single column is no product, but on a CPU, whose
+    tables have leading axes, one is faster.
     """
-    if table.matrix.shape[-1] == 1:
-        others = x.ndim - table.matrix.ndim
-        return table.matrix.reshape(*table.matrix.shape, *[1] * others) * x
+    if table.matrix.ndim == 2 and table.matrix.shape[1] == 1:
+        return table.matrix.reshape(-1, *[1] * (x.ndim - 1)) * x
     leading = "abcdefgh"[: table.matrix.ndim - 2]
     subscripts = f"{leading}yz,{leading}z...->{leading}y..."
     return einsum(subscripts, table.matrix, x, precision)
