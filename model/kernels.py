@@ -56,7 +56,7 @@ def mapped(
     """
     whole, tables, arrays = partitioning.varying((whole, tables, arrays))
     if partitioning.platform() == "tpu":
-        call, shapes = _call(function, how, False, whole, tables, arrays)
+        call, shapes = _call(function, how, False, (whole, tables, arrays))
         _, memory = call.block(shapes, whole, tables, arrays)
         if memory <= pltpu.get_tpu_info().vmem_capacity_bytes:
             return in_kernel(function, how, False, whole, tables, arrays)
@@ -77,33 +77,24 @@ def in_kernel(
     Its gradient is another kernel, which evaluates the function once more unless that
     is linear.
     """
-    call, shapes = _call(function, how, interpret, whole, tables, arrays)
+    call, shapes = _call(function, how, interpret, (whole, tables, arrays))
     return call(shapes, whole, tables, arrays)
 
 
 def _call(
-    function: Function,
-    how: Mapping,
-    interpret: bool,
-    whole: Any,
-    tables: Any,
-    arrays: Any,
+    function: Function, how: Mapping, interpret: bool, arguments: tuple
 ) -> tuple["_Call", Any]:
     """The kernel of a function, and shapes of its results."""
-    shapes = jax.eval_shape(_vmapped(function, how), whole, tables, arrays)
-    axes = [how.arrays] * len(jax.tree.leaves(arrays))
+    shapes = jax.eval_shape(_vmapped(function, how), *arguments)
+    axes = [how.arrays] * len(jax.tree.leaves(arguments[-1]))
     return _Call(function, axes, how.results, interpret), shapes
 
 
 def _forward(
-    function: Function,
-    how: Mapping,
-    interpret: bool,
-    whole: Any,
-    tables: Any,
-    arrays: Any,
+    function: Function, how: Mapping, interpret: bool, *arguments: Any
 ) -> tuple[Any, tuple]:
-    results = in_kernel(function, how, interpret, whole, tables, arrays)
+    results = in_kernel(function, how, interpret, *arguments)
+    whole, tables, arrays = arguments
     return results, (whole, tables, _Shapes.of(arrays) if how.linear else arrays)
 
 
