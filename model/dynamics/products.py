@@ -200,7 +200,7 @@ def products(
     pressure_advection, tref, virtual = own.pressure_advection, own.tref, own.virtual
     q = tracers.get(HUMIDITY, 0.0)
     weight = virtual - sum(tracers.get(name, 0.0) for name in CONDENSATES)
-    # u and v carry a factor cos(lat) throughout; sec2 makes up for two of them.
+    # u and v carry a factor cos(lat), which fluxes keep; sec2 makes up for two.
     sec2 = 1 / (1 - sin_latitude**2)
     coriolis = sin_latitude
 
@@ -242,7 +242,6 @@ def products(
         p_cross_q = sec2 * (p_lon * q_lat - p_lat * q_lon)
         divergence_of_vapour = -vapour * (q * lnps_laplacian + q_dot_p)
         curl_of_vapour = vapour * p_cross_q
-    force_u, force_v = force_u * sec2, force_v * sec2
     formed = [
         Curl(curl_of_vapour, force_u, force_v),
         Flux(divergence_of_vapour, force_u, force_v),
@@ -250,7 +249,7 @@ def products(
     ]
     sources = [temp_advection + heating, *advection]
     for x, source in zip([temp, *tracers.values()], sources, strict=True):
-        formed.append(Flux(x * div + source, -u * x * sec2, -v * x * sec2))
+        formed.append(Flux(x * div + source, -u * x, -v * x))
     return [*formed, Flux(-slow.total)]
 
 

@@ -195,6 +195,7 @@ class _Kernels:
         """
         circle, derivative, point_tables = whole
         sin_latitude, weight = tables
+        over_cos2 = weight / (1 - sin_latitude**2)
         fourier, exchanged = arrays
         at_points = sin_latitude, point_tables, self._at_points(circle, fourier)
         if exchanged:
@@ -209,11 +210,11 @@ class _Kernels:
         fluxes, rest = _sorted(products, products)
         nothing = [jnp.zeros_like(x.source) for x in rest]
         sources, alongs, slopes = (
-            _even_and_odd(jnp.concatenate(rows) * weight)
-            for rows in (
-                [_source(x) for x in fluxes] + [x.source for x in rest],
-                [x.zonal_flux for x in fluxes] + nothing,
-                [x.slopes for x in fluxes],
+            _even_and_odd(jnp.concatenate(rows) * factor)
+            for rows, factor in (
+                ([_source(x) for x in fluxes] + [x.source for x in rest], weight),
+                ([x.zonal_flux for x in fluxes] + nothing, over_cos2),
+                ([x.slopes for x in fluxes], over_cos2),
             )
         )
         parts = []

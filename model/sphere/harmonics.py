@@ -369,7 +369,7 @@ class SphericalHarmonics(Derivatives):
         [..., 2, m, l] -> [..., latitude, longitude], south to north.
         """
         u, v = map(self.synthesis, self.cos_wind(vorticity, divergence))
-        return u * self._sec_from_south, v * self._sec_from_south
+        return u / self._cos_from_south, v / self._cos_from_south
 
     def vorticity_divergence(
         self, u: jax.Array, v: jax.Array
@@ -378,13 +378,13 @@ class SphericalHarmonics(Derivatives):
 
         [..., latitude, longitude], south to north, -> [..., 2, m, l].
         """
-        u_sec, v_sec = u * self._sec_from_south, v * self._sec_from_south
+        u, v = u * self._cos_from_south, v * self._cos_from_south
         return (
-            self.analysis(Curl(None, u_sec, v_sec)),
-            self.analysis(Flux(None, u_sec, v_sec)),
+            self.analysis(Curl(None, u, v)),
+            self.analysis(Flux(None, u, v)),
         )
 
     @property
-    def _sec_from_south(self) -> np.ndarray:
-        sec = 1 / np.sqrt(1 - self.grid.sin_latitude**2)
-        return sec[:, None].astype(self.dtype)
+    def _cos_from_south(self) -> np.ndarray:
+        cos = np.sqrt(1 - self.grid.sin_latitude**2)
+        return cos[:, None].astype(self.dtype)

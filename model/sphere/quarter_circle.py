@@ -15,7 +15,8 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from model import partitioning
-from model.partitioning import LAT
+from model.apart import apart
+from model.partitioning import LAT, LEVEL
 from model.precision import Precision, Table, einsum, of_table
 from model.sphere.grids import GaussianGrid
 from model.sphere.waves import (
@@ -34,6 +35,7 @@ from model.sphere.waves import (
     legendre_tables,
     middles,
     point_weights,
+    sec2_latitude,
     turned,
     turned_back,
 )
@@ -57,21 +59,21 @@ class QuarterCircle:
     is one product of matrices for each of the leading indices.
 
     Attributes:
-      synthesis: P and H of the northern hemisphere, [2, 2, parity, parity of m, m // 2,
-        l // 2, latitude], the same for cosines and sines. The parity is that of l for
-        P, and the other one for H, so that with that of m it tells whether they are
-        even or odd about the equator.
-      analysis: the same times the weights of latitudes, the last two exchanged.
+      synthesis: P and H of the northern hemisphere, each [2, parity of l, parity of m,
+        m // 2, l // 2, latitude], the same for cosines and sines.
+      analysis: P, and H / cos^2(latitude), times the weights of latitudes, the last two
+        axes exchanged. The parity is that of l for P, and the other one for H, so that
+        with that of m it tells whether they are even or odd about the equator.
       fourier: cosines and sines, orthonormal on the circle, [2, parity of l, parity
         of m, longitude, m // 2]; the same for both parities of l.
-      zonal: all m, [parity of m, m // 2, 1, 1].
+      zonal: all m over cos^2(latitude), [parity of m, m // 2, 1, latitude].
       turn: of `half_cell`, [2, m, 1].
       precision: of the products.
       transposes: whether fields are exchanged over `lat` between the two sums.
     """
 
-    synthesis: jax.Array
-    analysis: jax.Array
+    synthesis: Waves
+    analysis: Waves
     fourier: Table
     zonal: jax.Array
     turn: jax.Array
@@ -100,13 +102,16 @@ class QuarterCircle:
             2, shape[0] // 2, 2, shape[1] // 2, 2, polynomials.shape[-1]
         )
         values, slopes = polynomials.transpose(0, 4, 2, 1, 3, 5)
-        synthesis = np.stack([values, slopes[::-1]])
-        synthesis = np.repeat(synthesis[:, None], 2, axis=1)
+        weights, sec2 = point_weights(grid), sec2_latitude(grid)
+        of_both = functools.partial(np.repeat, repeats=2, axis=0)  # cosines, sines
         tables = dict(
-            synthesis=synthesis,
-            analysis=(synthesis * point_weights(grid)).swapaxes(-1, -2),
+            synthesis=Waves(of_both(values[None]), of_both(slopes[None])),
+            analysis=Waves(
+                of_both((values * weights).swapaxes(-1, -2)[None]),
+                of_both((slopes[::-1] * weights * sec2).swapaxes(-1, -2)[None]),
+            ),
             fourier=Table.of(np.stack([waves, waves], axis=1)),
-            zonal=m.reshape(-1, 2).T[..., None, None],
+            zonal=m.reshape(-1, 2).T[..., None, None] * sec2,
             turn=half_cell(len(m), grid),
         )
         tables = jax.tree.map(lambda table: jnp.asarray(table, dtype), tables)
@@ -115,22 +120,17 @@ class QuarterCircle:
     def layout(self) -> "QuarterCircle":
         """Where the tables lie: `PartitionSpec`s in their places."""
         if self.transposes:
-            by_m = P(None, None, None, None, LAT)
-            return dataclasses.replace(
-                self,
-                synthesis=by_m,
-                analysis=by_m,
-                fourier=Table(P(), P()),
-                zonal=P(),
-                turn=P(None, LAT),
-            )
+            synthesis = analysis = P(None, None, None, LAT)
+        else:
+            analysis = P(None, None, None, None, LAT)
+            synthesis = P(None, None, None, None, None, LAT)
         return dataclasses.replace(
             self,
-            synthesis=P(None, None, None, None, None, None, LAT),
-            analysis=P(None, None, None, None, None, LAT),
+            synthesis=Waves(synthesis, synthesis),
+            analysis=Waves(analysis, analysis),
             fourier=Table(P(), P()),
-            zonal=P(),
-            turn=P(),
+            zonal=P(None, None, None, LAT),
+            turn=P(None, LAT) if self.transposes else P(),
         )
 
     fuses = False  # kernels are those of TPUs
@@ -208,7 +208,13 @@ class QuarterCircle:
         matrices = PointTables(matrices=0, vectors=None)
         for_longitudes = jax.vmap(function, in_axes=(None, matrices, 0))
         for_places = jax.vmap(for_longitudes, in_axes=(0, matrices, 0))
-        return for_places(of_places, tables, fields)
+        if partitioning.platform() != "cpu" or partitioning.size(LEVEL) > 1:
+            return for_places(of_places, tables, fields)
+        return apart(
+            lambda known, fields: for_places(*known, fields),
+            (of_places, tables),
+            fields,
+        )
 
     def wave_tables(self, matrices: Matrices, m: int) -> Tables:
         """Matrices [k, plane] for `over_planes` of waves of so many m."""
@@ -241,8 +247,8 @@ class QuarterCircle:
         ):
             if waves is None:
                 continue
-            waves = waves[:, ::-1] if is_slopes else waves
             product = self._einsum("cpamxk,cpamkj->cpamxj", waves, table)
+            product = product[:, ::-1] if is_slopes else product
             total = product if total is None else total + product
         return total
 

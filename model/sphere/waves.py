@@ -56,7 +56,7 @@ class Flux(NamedTuple):
 
     Attributes:
       source: what is to be transformed.
-      east, north: components of the flux over cos(latitude); none or both.
+      east, north: cos(latitude) times the components of the flux; none or both.
     """
 
     source: jax.Array | None = None
@@ -126,7 +126,12 @@ class RightHandSide(NamedTuple):
 
 
 def by_parts(flux: Flux | Curl, d_dlon: Callable[[jax.Array], jax.Array]) -> Waves:
-    """What is integrated against P and against H, once transformed in longitude."""
+    """What is integrated against P, and against H / cos^2(latitude).
+
+    Args:
+      flux: once transformed in longitude.
+      d_dlon: derivative in longitude over cos^2(latitude).
+    """
     if flux.zonal_flux is None:
         return Waves(flux.source)
     derivative = d_dlon(flux.zonal_flux)
@@ -139,7 +144,7 @@ def d_dlon(waves: jax.Array, zonal: jax.Array, parts: int = 0) -> jax.Array:
 
     Args:
       waves: with an axis of cosine and sine parts.
-      zonal: m, shaped to multiply one part.
+      zonal: m, perhaps times a factor, shaped to multiply one part.
       parts: that axis.
     """
     cosine, sine = jnp.unstack(waves, axis=parts)
@@ -213,6 +218,11 @@ def point_weights(grid: GaussianGrid) -> np.ndarray:
     """Quadrature weights of a hemisphere's points, [latitude]."""
     weights = fold(grid.latitude_weights[:, None])[1, :, 0]
     return weights * 2 * np.pi / grid.longitudes
+
+
+def sec2_latitude(grid: GaussianGrid) -> np.ndarray:
+    """1 / cos^2(latitude) of a hemisphere's points, [latitude]."""
+    return 1 / (1 - fold(grid.sin_latitude[:, None])[1, :, 0] ** 2)
 
 
 def ends(fields: Fields, axis: int) -> np.ndarray:

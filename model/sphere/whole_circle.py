@@ -32,6 +32,7 @@ from model.sphere.waves import (
     legendre_tables,
     middles,
     point_weights,
+    sec2_latitude,
     turned,
     turned_back,
 )
@@ -39,7 +40,7 @@ from model.sphere.waves import (
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["values", "slopes", "weights", "fourier", "zonal", "turn"],
+    data_fields=["values", "slopes", "weights", "sec2", "fourier", "zonal", "turn"],
     meta_fields=["precision", "transposes"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,7 @@ class WholeCircle:
     Attributes:
       values, slopes: P and H, [m, latitude, l].
       weights: of latitudes, [latitude].
+      sec2: 1 / cos^2(latitude), [latitude].
       fourier: cosines and sines [2, m, longitude], orthonormal on the circle.
       zonal: all m, [m, 1, 1].
       turn: of `half_cell`, [2, m, 1].
@@ -63,6 +65,7 @@ class WholeCircle:
     values: jax.Array
     slopes: jax.Array
     weights: jax.Array
+    sec2: jax.Array
     fourier: jax.Array
     zonal: jax.Array
     turn: jax.Array
@@ -83,7 +86,7 @@ class WholeCircle:
         """Tables for spectral arrays of so many m and l; the rest as of harmonics."""
         m, l = np.indices(shape)[..., None]  # noqa: E741
         values, slopes = legendre_tables(grid, *shape, top)
-        weights = point_weights(grid)
+        weights, sec2 = point_weights(grid), sec2_latitude(grid)
         mirror = 1 - 2 * ((m + l) % 2)  # P(-mu) / P(mu), and that of H but for a sign
 
         def latitudes(south: np.ndarray, north: np.ndarray) -> np.ndarray:
@@ -96,6 +99,7 @@ class WholeCircle:
             values=latitudes(mirror * values, values).swapaxes(1, 2),
             slopes=latitudes(-mirror * slopes, slopes).swapaxes(1, 2),
             weights=latitudes(weights, weights),
+            sec2=latitudes(sec2, sec2),
             fourier=circle_waves(shape[0], middles(grid)),
             zonal=np.arange(shape[0])[:, None, None],
             turn=half_cell(shape[0], grid),
@@ -111,6 +115,7 @@ class WholeCircle:
             values=split,
             slopes=split,
             weights=P(LAT),
+            sec2=P(LAT),
             fourier=P(),
             zonal=P(),
             turn=P(None, LAT) if self.transposes else P(),
@@ -180,7 +185,7 @@ class WholeCircle:
         parts = jnp.split(together, ends(nodal, axis=0), axis=2)
         of = dict(zip(map(id, nodal), parts, strict=True))
         parts = jax.tree.unflatten(structure, [of[id(x)] for x in leaves])
-        waves = [by_parts(x, self._d_dlon) for x in parts]
+        waves = [by_parts(x, self._d_dlon_over_cos2) for x in parts]
         modal = [None] * len(waves)
         for sort in sorted({_sort(x) for x in waves}):
             places = [i for i, x in enumerate(waves) if _sort(x) == sort]
@@ -225,6 +230,8 @@ class WholeCircle:
 
     def _analysed(self, group: list[Waves]) -> jax.Array:
         """Sums over latitudes of [2, m, plane, latitude], [2, m, plane, l]."""
+        if group[0].slopes is not None:
+            group = [x._replace(slopes=x.slopes * self.sec2) for x in group]
         if self.transposes:
             group = jax.tree.map(lambda x: self._exchanged(x, False), group)
         return self._legendre("cmxj,cmjl->cmxl", group, (self.values, self.slopes))
@@ -242,8 +249,8 @@ class WholeCircle:
             total = product if total is None else total + product
         return total
 
-    def _d_dlon(self, x: jax.Array) -> jax.Array:
-        return d_dlon(x, self.zonal)
+    def _d_dlon_over_cos2(self, x: jax.Array) -> jax.Array:
+        return d_dlon(x, self.zonal * self.sec2)
 
     def _exchanged(self, x: jax.Array, to_latitudes: bool) -> jax.Array:
         """Own m of all latitudes <-> all m of own ones; [2, m, plane, latitude]."""
