@@ -25,7 +25,18 @@ def apart(function: Function, tables: Any, arrays: Any) -> Any:
       tables: tree of arrays without a gradient.
       arrays: tree of arrays.
     """
-    return _apart(function, *partitioning.varying((tables, arrays)))
+    places, structure = [], None
+
+    def distinct(tables: Any, arrays: Any) -> list[jax.Array]:
+        """Results, but each array once, however often it occurs."""
+        nonlocal structure
+        leaves, structure = jax.tree.flatten(function(tables, arrays))
+        once = {id(x): x for x in leaves}
+        places[:] = [list(once).index(id(x)) for x in leaves]
+        return list(once.values())
+
+    results = _apart(distinct, *partitioning.varying((tables, arrays)))
+    return structure.unflatten([results[place] for place in places])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -29,7 +29,6 @@ from model.sphere.waves import (
     Waves,
     by_parts,
     circle_waves,
-    d_dlon,
     ends,
     half_cell,
     legendre_tables,
@@ -66,7 +65,8 @@ class QuarterCircle:
         with that of m it tells whether they are even or odd about the equator.
       fourier: cosines and sines, orthonormal on the circle, [2, parity of l, parity
         of m, longitude, m // 2]; the same for both parities of l.
-      zonal: all m over cos^2(latitude), [parity of m, m // 2, 1, latitude].
+      zonal: all m over cos^2(latitude), and the negative of that, [2, 1, parity of m,
+        m // 2, 1, latitude].
       turn: of `half_cell`, [2, m, 1].
       precision: of the products.
       transposes: whether fields are exchanged over `lat` between the two sums.
@@ -103,6 +103,7 @@ class QuarterCircle:
         )
         values, slopes = polynomials.transpose(0, 4, 2, 1, 3, 5)
         weights, sec2 = point_weights(grid), sec2_latitude(grid)
+        zonal = m.reshape(-1, 2).T[..., None, None] * sec2
         of_both = functools.partial(np.repeat, repeats=2, axis=0)  # cosines, sines
         tables = dict(
             synthesis=Waves(of_both(values[None]), of_both(slopes[None])),
@@ -111,7 +112,7 @@ class QuarterCircle:
                 of_both((slopes[::-1] * weights * sec2).swapaxes(-1, -2)[None]),
             ),
             fourier=Table.of(np.stack([waves, waves], axis=1)),
-            zonal=m.reshape(-1, 2).T[..., None, None] * sec2,
+            zonal=np.stack([zonal, -zonal])[:, None],
             turn=half_cell(len(m), grid),
         )
         tables = jax.tree.map(lambda table: jnp.asarray(table, dtype), tables)
@@ -129,7 +130,7 @@ class QuarterCircle:
             synthesis=Waves(synthesis, synthesis),
             analysis=Waves(analysis, analysis),
             fourier=Table(P(), P()),
-            zonal=P(None, None, None, LAT),
+            zonal=P(None, None, None, None, None, LAT),
             turn=P(None, LAT) if self.transposes else P(),
         )
 
@@ -180,7 +181,7 @@ class QuarterCircle:
     def from_points(self, fluxes: list[Flux | Curl]) -> Fields:
         """Each, of arrays [place, longitude, plane, latitude], -> ordered waves."""
         sums = jax.tree.map(self._over_longitudes, fluxes)
-        waves = [by_parts(x, self._d_dlon) for x in sums]
+        waves = [by_parts(x, self._d_dlon_over_cos2) for x in sums]
         leaves, structure = jax.tree.flatten(waves)
         leaves = self._exchanged(leaves, to_latitudes=False)
         waves = jax.tree.unflatten(structure, leaves)
@@ -262,8 +263,8 @@ class QuarterCircle:
         sums = _signed(_SIGNS.T, points).reshape(2, 2, 2, *points.shape[1:])
         return of_table(self.fourier.T, sums, self.precision)
 
-    def _d_dlon(self, waves: jax.Array) -> jax.Array:
-        return d_dlon(waves, self.zonal)
+    def _d_dlon_over_cos2(self, waves: jax.Array) -> jax.Array:
+        return self.zonal * jnp.flip(waves, axis=0)
 
     def _over_latitudes(self, waves: Waves) -> jax.Array:
         """-> ordered waves."""
