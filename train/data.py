@@ -26,7 +26,7 @@ from pipeline.store import Store
 from train.mesh import batch_layout
 
 # Of malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 Batch = dict[str, Any]
 """`frames`: by ERA5 name [sample, frame, (level,) 2, latitude, longitude], latitudes in
@@ -157,16 +157,22 @@ class Windows:
 
 
 @functools.cache
-def keep_freed_memory() -> None:
+def keep_freed_memory(one_arena: bool = False) -> None:
     """Lets this process reuse the memory of old batches for new ones.
 
     Else glibc returns it to the kernel, and to get it back, page by page, takes longer
     than to decode what is read into it. Does nothing with another allocator's library.
+
+    Args:
+      one_arena: whether all threads share their memory; those arenas that glibc gives
+        to other threads than the first return it all the same.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)  # never
+        if one_arena:
+            mallopt(_M_ARENA_MAX, 1)
 
 
 class BatchReader:
