@@ -30,9 +30,10 @@ def compare(
     """What is compared, our figures, and those of dinosaur's implementations."""
     if args.rounds < 1:
         raise UserError(f"--rounds={args.rounds} must be at least 1")
+    # Or steps are timed with their page faults; before JAX starts its threads.
+    keep_freed_memory(one_arena=True)
     if jax.default_backend() != "cpu":
         raise UserError("--target=cpu: set JAX_PLATFORMS=cpu")
-    keep_freed_memory(one_arena=True)  # or a step is timed with its page faults
     equations = case.equations("cpu")
     state = initial_state(case, equations.harmonics)
     ours = Core(
