@@ -251,8 +251,8 @@ def columns_to_spectral(
     """
     columns = jnp.stack([u, v, *scalars.values()])
     u, v, *others = jnp.unstack(partitioning.levels_from_columns(columns))
-    cos = jnp.sqrt(1 / harmonics.sec2_latitude)
-    u, v = u * cos, v * cos
+    sec = jnp.sqrt(harmonics.sec2_latitude)
+    u, v = u / sec, v / sec
     fluxes = [Curl(None, u, v), Flux(None, u, v), *map(Flux, others)]
     if surface is not None:
         fluxes.append(Flux(partitioning.all_longitudes(surface)[None]))

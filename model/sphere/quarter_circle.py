@@ -209,6 +209,7 @@ class QuarterCircle:
         matrices = PointTables(matrices=0, vectors=None)
         for_longitudes = jax.vmap(function, in_axes=(None, matrices, 0))
         for_places = jax.vmap(for_longitudes, in_axes=(0, matrices, 0))
+        # Devices along `level` exchange planes within the function.
         if partitioning.platform() != "cpu" or partitioning.size(LEVEL) > 1:
             return for_places(of_places, tables, fields)
         return apart(
@@ -264,6 +265,7 @@ class QuarterCircle:
         return of_table(self.fourier.T, sums, self.precision)
 
     def _d_dlon_over_cos2(self, waves: jax.Array) -> jax.Array:
+        # As `waves.d_dlon`, but a CPU vectorises no loop over what is stacked.
         return self.zonal * jnp.flip(waves, axis=0)
 
     def _over_latitudes(self, waves: Waves) -> jax.Array:
