@@ -83,7 +83,7 @@ def spectral_tables(
 def synthesise(
     tables: tuple[jax.Array, jax.Array, jax.Array], field: jax.Array | Waves
 ) -> jax.Array:
-    """A spectral field at the points of `tables`: [..., latitude, longitude]."""
+    """A field of values and slopes at `tables`' points: [..., latitude, longitude]."""
     values, slopes, fourier = tables
     waves = field if isinstance(field, Waves) else Waves(field)
     n = GRID.truncation + 1  # without padding
@@ -91,7 +91,7 @@ def synthesise(
         jnp.einsum(
             "mlj,cmi,...cml->...ji", table, fourier, x[..., :n, :n], precision="highest"
         )
-        for table, x in zip((values, slopes), waves, strict=True)
+        for table, x in ((values, waves.values), (slopes, waves.slopes))
         if x is not None
     )
 
@@ -274,8 +274,10 @@ def on_pressure_levels(
     to_nodal = functools.partial(synthesise, tables)
     sin_latitude = sin_latitude[:, None]
     cos = jnp.sqrt(1 - sin_latitude**2)
-    cos_wind = equations.harmonics.cos_wind(state.vorticity, state.divergence)
-    u, v = map(to_nodal, cos_wind)
+    h = equations.harmonics
+    u, v = (
+        to_nodal(h.of_both(x)) for x in h.cos_wind(state.vorticity, state.divergence)
+    )
     temperature = to_nodal(state.temperature)
     temperature += equations.reference_temperature[:, None, None]
     tracers = {name: to_nodal(x) for name, x in state.tracers.items()}

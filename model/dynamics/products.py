@@ -218,7 +218,7 @@ def products(
         gradient_temp += tref * virtual
     gradient_temp *= units.GAS_CONSTANT
     force_u = (zeta + coriolis) * v - gradient_temp * p_lon + u_advection
-    force_v = -(zeta + coriolis) * u - gradient_temp * p_lat + v_advection
+    force_south = (zeta + coriolis) * u + gradient_temp * p_lat - v_advection
 
     heat_capacity = 1 + (units.VAPOUR_HEAT_RATIO - 1) * q
     explained = units.VAPOUR_GAS_RATIO - units.VAPOUR_HEAT_RATIO
@@ -243,13 +243,13 @@ def products(
         divergence_of_vapour = -vapour * (q * lnps_laplacian + q_dot_p)
         curl_of_vapour = vapour * p_cross_q
     formed = [
-        Curl(curl_of_vapour, force_u, force_v),
-        Flux(divergence_of_vapour, force_u, force_v),
+        Curl(curl_of_vapour, force_u, force_south),
+        Flux(divergence_of_vapour, force_u, force_south),
         Flux(energy),
     ]
     sources = [temp_advection + heating, *advection]
     for x, source in zip([temp, *tracers.values()], sources, strict=True):
-        formed.append(Flux(x * div + source, -u * x, -v * x))
+        formed.append(Flux(x * div + source, -u * x, v * x))
     return [*formed, Flux(-slow.total)]
 
 

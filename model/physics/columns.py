@@ -252,8 +252,8 @@ def columns_to_spectral(
     columns = jnp.stack([u, v, *scalars.values()])
     u, v, *others = jnp.unstack(partitioning.levels_from_columns(columns))
     sec = jnp.sqrt(harmonics.sec2_latitude)
-    u, v = u / sec, v / sec
-    fluxes = [Curl(None, u, v), Flux(None, u, v), *map(Flux, others)]
+    east, south = u / sec, -v / sec
+    fluxes = [Curl(None, east, south), Flux(None, east, south), *map(Flux, others)]
     if surface is not None:
         fluxes.append(Flux(partitioning.all_longitudes(surface)[None]))
     vorticity, divergence, *others = harmonics.all_to_modal(fluxes)

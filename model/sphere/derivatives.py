@@ -28,6 +28,15 @@ class Derivatives:
         """Derivative in longitude, spectral."""
         return d_dlon(x, self.zonal, self.parts)
 
+    def of_both(self, field: Waves) -> Waves:
+        """The same field of values and slopes alone."""
+        if field.east is None:
+            return field
+        values = self.d_dlon(field.east)
+        if field.values is not None:
+            values += field.values
+        return Waves(values, field.slopes)
+
     def laplacian(self, x: jax.Array) -> jax.Array:
         return x * jnp.asarray(self.laplacian_eigenvalues, x.dtype)
 
@@ -39,7 +48,7 @@ class Derivatives:
 
     def cos_gradient(self, x: jax.Array) -> tuple[Waves, Waves]:
         """cos(lat) times the gradient (east, north) of a spectral field."""
-        return Waves(self.d_dlon(x)), Waves(slopes=x)
+        return Waves(east=x), Waves(slopes=x)
 
     def cos_wind(
         self, vorticity: jax.Array, divergence: jax.Array
@@ -47,4 +56,4 @@ class Derivatives:
         """cos(lat) times the wind (u, v), by Helmholtz decomposition."""
         psi = self.inverse_laplacian(vorticity)
         chi = self.inverse_laplacian(divergence)
-        return Waves(self.d_dlon(chi), -psi), Waves(self.d_dlon(psi), chi)
+        return Waves(slopes=-psi, east=chi), Waves(slopes=chi, east=psi)

@@ -147,7 +147,8 @@ class _Kernels:
     def over_l(self, totals: jax.Array, tables: Arrays, state: T) -> list[Arrays]:
         """State [2, plane, l] -> both parts of all fields, tiles [latitude, plane]."""
         zonal, values, slopes = tables
-        fields = self.equation.fields(OfOneM(zonal, totals), state)
+        h = OfOneM(zonal, totals)
+        fields = [h.of_both(x) for x in self.equation.fields(h, state)]
         plain, sloped = ([fields[i] for i in places] for places in self._sorts)
         both = jnp.concatenate([values, slopes], axis=1)
         parts = []

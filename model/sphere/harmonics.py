@@ -350,6 +350,7 @@ class SphericalHarmonics(Derivatives):
         By the recurrence
         cos(lat) dP_l/dlat = (l + 1) eps_l P_(l-1) - l eps_(l+1) P_(l+1).
         """
+        field = self.of_both(field)
         values = 0.0 if field.values is None else field.values
         if field.slopes is not None:
             x, l = field.slopes, jnp.asarray(self.total_wavenumber, self.dtype)  # noqa: E741
@@ -378,10 +379,10 @@ class SphericalHarmonics(Derivatives):
 
         [..., latitude, longitude], south to north, -> [..., 2, m, l].
         """
-        u, v = u * self._cos_from_south, v * self._cos_from_south
+        east, south = u * self._cos_from_south, -v * self._cos_from_south
         return (
-            self.analysis(Curl(None, u, v)),
-            self.analysis(Flux(None, u, v)),
+            self.analysis(Curl(None, east, south)),
+            self.analysis(Flux(None, east, south)),
         )
 
     @property

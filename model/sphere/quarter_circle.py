@@ -33,6 +33,7 @@ from model.sphere.waves import (
     half_cell,
     legendre_tables,
     middles,
+    own_m,
     point_weights,
     sec2_latitude,
     turned,
@@ -42,7 +43,7 @@ from model.sphere.waves import (
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["synthesis", "analysis", "fourier", "zonal", "turn"],
+    data_fields=["synthesis", "analysis", "fourier", "zonal", "sec2", "turn"],
     meta_fields=["precision", "transposes"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +66,8 @@ class QuarterCircle:
         with that of m it tells whether they are even or odd about the equator.
       fourier: cosines and sines, orthonormal on the circle, [2, parity of l, parity
         of m, longitude, m // 2]; the same for both parities of l.
-      zonal: all m over cos^2(latitude), and the negative of that, [2, 1, parity of m,
-        m // 2, 1, latitude].
+      zonal: all m, and their negative, [2, 1, parity of m, m // 2, 1, 1].
+      sec2: 1 / cos^2(latitude), [latitude].
       turn: of `half_cell`, [2, m, 1].
       precision: of the products.
       transposes: whether fields are exchanged over `lat` between the two sums.
@@ -76,6 +77,7 @@ class QuarterCircle:
     analysis: Waves
     fourier: Table
     zonal: jax.Array
+    sec2: jax.Array
     turn: jax.Array
     precision: Precision
     transposes: bool
@@ -103,7 +105,7 @@ class QuarterCircle:
         )
         values, slopes = polynomials.transpose(0, 4, 2, 1, 3, 5)
         weights, sec2 = point_weights(grid), sec2_latitude(grid)
-        zonal = m.reshape(-1, 2).T[..., None, None] * sec2
+        zonal = m.reshape(-1, 2).T[..., None, None]
         of_both = functools.partial(np.repeat, repeats=2, axis=0)  # cosines, sines
         tables = dict(
             synthesis=Waves(of_both(values[None]), of_both(slopes[None])),
@@ -113,6 +115,7 @@ class QuarterCircle:
             ),
             fourier=Table.of(np.stack([waves, waves], axis=1)),
             zonal=np.stack([zonal, -zonal])[:, None],
+            sec2=sec2,
             turn=half_cell(len(m), grid),
         )
         tables = jax.tree.map(lambda table: jnp.asarray(table, dtype), tables)
@@ -130,7 +133,8 @@ class QuarterCircle:
             synthesis=Waves(synthesis, synthesis),
             analysis=Waves(analysis, analysis),
             fourier=Table(P(), P()),
-            zonal=P(None, None, None, None, None, LAT),
+            zonal=P(),
+            sec2=P(LAT),
             turn=P(None, LAT) if self.transposes else P(),
         )
 
@@ -181,7 +185,7 @@ class QuarterCircle:
     def from_points(self, fluxes: list[Flux | Curl]) -> Fields:
         """Each, of arrays [place, longitude, plane, latitude], -> ordered waves."""
         sums = jax.tree.map(self._over_longitudes, fluxes)
-        waves = [by_parts(x, self._d_dlon_over_cos2) for x in sums]
+        waves = [by_parts(x, lambda y: self.sec2 * self._d_dlon(y)) for x in sums]
         leaves, structure = jax.tree.flatten(waves)
         leaves = self._exchanged(leaves, to_latitudes=False)
         waves = jax.tree.unflatten(structure, leaves)
@@ -243,15 +247,17 @@ class QuarterCircle:
 
     def _over_l(self, field: Waves) -> jax.Array:
         """-> [2, parity, parity of m, m // 2, plane, latitude]."""
+        values, slopes = self.synthesis.values, self.synthesis.slopes
         total = None
-        for waves, table, is_slopes in zip(
-            field, self.synthesis, (False, True), strict=True
+        for waves, table, finish in (
+            (field.values, values, lambda x: x),
+            (field.slopes, slopes, _other_parity),
+            (field.east, values, self._d_dlon),
         ):
             if waves is None:
                 continue
-            product = self._einsum("cpamxk,cpamkj->cpamxj", waves, table)
-            product = product[:, ::-1] if is_slopes else product
-            total = product if total is None else total + product
+            sums = finish(self._einsum("cpamxk,cpamkj->cpamxj", waves, table))
+            total = sums if total is None else total + sums
         return total
 
     def _over_m(self, waves: jax.Array) -> jax.Array:
@@ -264,21 +270,17 @@ class QuarterCircle:
         sums = _signed(_SIGNS.T, points).reshape(2, 2, 2, *points.shape[1:])
         return of_table(self.fourier.T, sums, self.precision)
 
-    def _d_dlon_over_cos2(self, waves: jax.Array) -> jax.Array:
+    def _d_dlon(self, waves: jax.Array) -> jax.Array:
         # As `waves.d_dlon`, but a CPU vectorises no loop over what is stacked.
-        return self.zonal * jnp.flip(waves, axis=0)
+        return own_m(self.zonal, waves.shape[3], axis=3) * jnp.flip(waves, axis=0)
 
     def _over_latitudes(self, waves: Waves) -> jax.Array:
         """-> ordered waves."""
-        total = None
-        for x, table, is_slopes in zip(
-            waves, self.analysis, (False, True), strict=True
-        ):
-            if x is None:
-                continue
-            product = self._einsum("cpamxj,cpamjk->cpamxk", x, table)
-            product = product[:, ::-1] if is_slopes else product
-            total = product if total is None else total + product
+        subscripts = "cpamxj,cpamjk->cpamxk"
+        total = self._einsum(subscripts, waves.values, self.analysis.values)
+        if waves.slopes is not None:
+            sums = self._einsum(subscripts, waves.slopes, self.analysis.slopes)
+            total += _other_parity(sums)
         return total
 
     def _exchanged(self, waves: Fields, to_latitudes: bool) -> Fields:
@@ -292,6 +294,11 @@ class QuarterCircle:
 
     def _einsum(self, subscripts: str, x: jax.Array, y: jax.Array) -> jax.Array:
         return einsum(subscripts, x, y, self.precision)
+
+
+def _other_parity(waves: jax.Array) -> jax.Array:
+    """Of slopes, where they belong: l of H are of the other parity than those of P."""
+    return waves[:, ::-1]
 
 
 def _repeated(matrix: jax.Array, shape: tuple[int, ...]) -> Table:

@@ -40,15 +40,17 @@ class PointTables(NamedTuple):
 
 
 class Waves(NamedTuple):
-    """Spectral coefficients of a field at points, in any order; one may be None.
+    """Spectral coefficients of a field at points, in any order; some may be None.
 
     Attributes:
       values: of associated Legendre functions.
       slopes: of cos(latitude) times their derivatives in latitude.
+      east: of their derivatives in longitude.
     """
 
     values: jax.Array | None = None
     slopes: jax.Array | None = None
+    east: jax.Array | None = None
 
 
 class Flux(NamedTuple):
@@ -56,12 +58,13 @@ class Flux(NamedTuple):
 
     Attributes:
       source: what is to be transformed.
-      east, north: cos(latitude) times the components of the flux; none or both.
+      east, south: cos(latitude) times the components of the flux; none or both.
+        South, for then both integrals by parts of a divergence have one sign.
     """
 
     source: jax.Array | None = None
     east: jax.Array | None = None
-    north: jax.Array | None = None
+    south: jax.Array | None = None
 
     @property
     def zonal_flux(self) -> jax.Array | None:
@@ -71,7 +74,7 @@ class Flux(NamedTuple):
     @property
     def slopes(self) -> jax.Array | None:
         """What is integrated against H."""
-        return None if self.north is None else -self.north
+        return self.south
 
 
 class Curl(NamedTuple):
@@ -79,12 +82,12 @@ class Curl(NamedTuple):
 
     source: jax.Array | None
     east: jax.Array
-    north: jax.Array
+    south: jax.Array
 
     @property
     def zonal_flux(self) -> jax.Array:
         """As of `Flux`."""
-        return self.north
+        return -self.south
 
     @property
     def slopes(self) -> jax.Array:
@@ -170,7 +173,7 @@ def middles(grid: GaussianGrid) -> np.ndarray:
 
 def turned(modal: jax.Array, turn: jax.Array) -> jax.Array:
     """[plane, 2, own m, l] half a cell to the east; `turn` is `half_cell`."""
-    along, across = _own(turn, modal.shape[-2])
+    along, across = jnp.unstack(own_m(turn, modal.shape[-2], axis=1))
     # Nothing is stacked, so that XLA makes it one with what moves waves about.
     return along * modal + jnp.stack([-across, across]) * jnp.flip(modal, axis=1)
 
@@ -178,18 +181,17 @@ def turned(modal: jax.Array, turn: jax.Array) -> jax.Array:
 def turned_back(modal: jax.Array, turn: jax.Array) -> jax.Array:
     """[plane, 2, own m, l] half a cell to the west."""
     cosine, sine = jnp.unstack(modal, axis=1)
-    along, across = _own(turn, modal.shape[-2])
+    along, across = jnp.unstack(own_m(turn, modal.shape[-2], axis=1))
     # Stacked, so that XLA does not repeat it in every derivative that follows.
     return jnp.stack(
         [cosine * along + sine * across, sine * along - cosine * across]
     ).swapaxes(0, 1)
 
 
-def _own(turn: jax.Array, m: int) -> list[jax.Array]:
-    """Cosines and sines of all m or of a device's own, [m, 1]."""
-    start = partitioning.index(LAT) * m if m < turn.shape[1] else 0
-    own = jax.lax.dynamic_slice_in_dim(turn, start, m, axis=1)
-    return jnp.unstack(own)
+def own_m(table: jax.Array, m: int, axis: int) -> jax.Array:
+    """A table of all m, or what a device has of it if it has so many m."""
+    start = partitioning.index(LAT) * m if m < table.shape[axis] else 0
+    return jax.lax.dynamic_slice_in_dim(table, start, m, axis)
 
 
 # ---- tables, float64

@@ -31,6 +31,7 @@ from model.sphere.waves import (
     half_cell,
     legendre_tables,
     middles,
+    own_m,
     point_weights,
     sec2_latitude,
     turned,
@@ -185,7 +186,7 @@ class WholeCircle:
         parts = jnp.split(together, ends(nodal, axis=0), axis=2)
         of = dict(zip(map(id, nodal), parts, strict=True))
         parts = jax.tree.unflatten(structure, [of[id(x)] for x in leaves])
-        waves = [by_parts(x, self._d_dlon_over_cos2) for x in parts]
+        waves = [by_parts(x, lambda y: self.sec2 * self._d_dlon(y)) for x in parts]
         modal = [None] * len(waves)
         for sort in sorted({_sort(x) for x in waves}):
             places = [i for i, x in enumerate(waves) if _sort(x) == sort]
@@ -223,7 +224,7 @@ class WholeCircle:
 
     def _synthesised(self, group: list[Waves]) -> jax.Array:
         """Sums over l of [2, m, plane, l], put together: [2, m, plane, latitude]."""
-        fourier = self._legendre("cmxl,cmjl->cmxj", group, (self.values, self.slopes))
+        fourier = self._legendre("cmxl,cmjl->cmxj", group)
         if self.transposes:
             fourier = self._exchanged(fourier, to_latitudes=True)
         return fourier
@@ -234,23 +235,27 @@ class WholeCircle:
             group = [x._replace(slopes=x.slopes * self.sec2) for x in group]
         if self.transposes:
             group = jax.tree.map(lambda x: self._exchanged(x, False), group)
-        return self._legendre("cmxj,cmjl->cmxl", group, (self.values, self.slopes))
+        return self._legendre("cmxj,cmjl->cmxl", group)
 
-    def _legendre(
-        self, subscripts: str, group: list[Waves], tables: tuple[jax.Array, jax.Array]
-    ) -> jax.Array:
+    def _legendre(self, subscripts: str, group: list[Waves]) -> jax.Array:
         """Products with P and H, added."""
         total = None
-        for parts, table in zip(zip(*group, strict=True), tables, strict=True):
+        for parts, table, finish in zip(
+            zip(*group, strict=True),
+            (self.values, self.slopes, self.values),
+            (lambda x: x, lambda x: x, self._d_dlon),
+            strict=True,
+        ):
             if parts[0] is None:
                 continue
             table = jnp.broadcast_to(table, (2, *table.shape))
-            product = self._einsum(subscripts, jnp.concatenate(parts, axis=2), table)
+            waves = jnp.concatenate(parts, axis=2)
+            product = finish(self._einsum(subscripts, waves, table))
             total = product if total is None else total + product
         return total
 
-    def _d_dlon_over_cos2(self, x: jax.Array) -> jax.Array:
-        return d_dlon(x, self.zonal * self.sec2)
+    def _d_dlon(self, x: jax.Array) -> jax.Array:
+        return d_dlon(x, own_m(self.zonal, x.shape[1], axis=0))
 
     def _exchanged(self, x: jax.Array, to_latitudes: bool) -> jax.Array:
         """Own m of all latitudes <-> all m of own ones; [2, m, plane, latitude]."""
@@ -261,5 +266,5 @@ class WholeCircle:
         return einsum(subscripts, x, y, self.precision)
 
 
-def _sort(waves: Waves) -> tuple[bool, bool]:
-    return waves.values is not None, waves.slopes is not None
+def _sort(waves: Waves) -> tuple[bool, ...]:
+    return tuple(x is not None for x in waves)

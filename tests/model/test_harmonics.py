@@ -105,9 +105,11 @@ def test_whole_and_quarter_circles_give_the_same(harmonics):
     )
     assert isinstance(harmonics.transform, QuarterCircle)
     x, y = random_modal(harmonics, 2), random_modal(harmonics, 2, seed=1)
-    for waves in (Waves(x), Waves(slopes=x), Waves(x, y)):
+    for waves in (Waves(x), Waves(slopes=x), Waves(x, y), Waves(x, y, 2 * x - y)):
         nodal = harmonics.to_nodal(waves)
         assert norm(other.to_nodal(waves) - nodal) < 1e-13 * norm(nodal)
+        among_waves = harmonics.to_nodal(harmonics.of_both(waves))
+        assert norm(among_waves - nodal) < 1e-13 * norm(nodal)
     for flux in (
         Flux(nodal),
         Flux(None, nodal, nodal**2),
@@ -163,7 +165,7 @@ def test_divergence_of_gradient_is_laplacian(harmonics):
     x = random_modal(harmonics)
     east, north = map(harmonics.to_nodal, harmonics.cos_gradient(x))
     divergence, laplacian = (
-        harmonics.to_modal(Flux(None, east, north)),
+        harmonics.to_modal(Flux(None, east, -north)),
         harmonics.laplacian(x),
     )
     n = harmonics.grid.truncation  # on linear grids the top row is not exact
