@@ -21,6 +21,7 @@ from model import partitioning
 from model.dynamics.state import State
 from model.spec import DERIVATIVES
 from model.sphere.harmonics import SphericalHarmonics
+from model.sphere.ordered import OrderedWaves
 from model.sphere.waves import Curl, Flux, Waves
 from model.vertical.layers import on_layers
 
@@ -119,19 +120,20 @@ def to_columns(
       memory: the atmosphere of the step before.
       noise: spectral random fields, [field, 2, m, l].
     """
-    state, memory, noise = harmonics.gather((state, memory, noise))
-    fields = _spectral_fields(harmonics, state)
+    waves = harmonics.ordered
+    state, memory, noise = waves.enter(harmonics.gather((state, memory, noise)))
+    fields = _fields(waves, state)
     if gradients:
-        fields |= _derivatives(harmonics, fields)
+        fields |= _derivatives(waves, fields)
     if memory is not None:
-        before = _spectral_fields(harmonics, memory)
+        before = _fields(waves, memory)
         fields |= {f"memory_{name}": x for name, x in before.items()}
     if noise is not None:
-        fields["noise"] = noise
+        fields["noise"] = Waves(noise)
     # Planes of the surface are equal on all devices along `level`.
     of_surface = [n for n in fields if "surface" in n or n == "noise"]
     of_layers = [n for n in fields if n not in of_surface]
-    nodal = harmonics.all_to_nodal([Waves(x) for x in fields.values()])
+    nodal = harmonics.transform.to_nodal(list(fields.values()))
     nodal = dict(zip(fields, nodal, strict=True))
     sec = jnp.sqrt(harmonics.sec2_latitude)
     for name in nodal:
@@ -151,35 +153,34 @@ def to_columns(
     )
 
 
-def _spectral_fields(
-    harmonics: SphericalHarmonics, state: State
-) -> dict[str, jax.Array]:
-    """Fields by name, [level or 1, 2, m, l]; the wind times cos(latitude)."""
-    wind = harmonics.cos_wind(state.vorticity, state.divergence)
-    u, v = map(harmonics.values_of, wind)
-    return {
+def _fields(waves: OrderedWaves, state: State) -> dict[str, Waves]:
+    """Values by name, of a state in order; the wind times cos(latitude)."""
+    u, v = map(waves.values_of, waves.cos_wind(state.vorticity, state.divergence))
+    fields = {
         "u": u,
         "v": v,
         "vorticity": state.vorticity,
         "divergence": state.divergence,
         "temperature": state.temperature,
         **state.tracers,
-        "log_surface_pressure": state.log_surface_pressure[None],
+        "log_surface_pressure": state.log_surface_pressure,
     }
+    return {name: Waves(x) for name, x in fields.items()}
 
 
-def _derivatives(
-    harmonics: SphericalHarmonics, fields: Mapping[str, jax.Array]
-) -> dict[str, jax.Array]:
-    """Derivatives of spectral fields by name; the first ones times cos(latitude)."""
+def _derivatives(waves: OrderedWaves, fields: Mapping[str, Waves]) -> dict[str, Waves]:
+    """Derivatives of values by name; the first ones times cos(latitude)."""
     derivatives = {}
-    for name, x in fields.items():
+    for name, field in fields.items():
+        x = field.values
         # As published: what lies beyond the grid's waves is cut off a gradient, and
         # left in the Laplacian.
-        gradient = map(harmonics.values_of, harmonics.cos_gradient(x))
-        for suffix, y in zip(
-            DERIVATIVES, (*gradient, harmonics.laplacian(x)), strict=True
-        ):
+        parts = (
+            Waves(east=waves.clip(x)),
+            Waves(waves.values_of(Waves(slopes=x))),
+            Waves(waves.laplacian(x)),
+        )
+        for suffix, y in zip(DERIVATIVES, parts, strict=True):
             derivatives[f"{name}_{suffix}"] = y
     return derivatives
 
@@ -199,14 +200,15 @@ def with_derivatives(
     `_del2`), of the same shape. The fields themselves come back with the waves that the
     derivatives are of.
     """
+    waves = harmonics.ordered
     modal = harmonics.gather(planes_to_spectral(harmonics, planes, clip=False))
-    spectral = {"": modal} | _derivatives(harmonics, {"": modal})
-    nodal = harmonics.to_nodal(jnp.stack(list(spectral.values())))
-    columns = partitioning.columns_from_levels(nodal)[:, : len(planes)]
+    fields = {"": Waves(waves.enter(modal))}
+    fields |= _derivatives(waves, fields)
+    nodal = harmonics.transform.to_nodal(list(fields.values()))
+    columns = partitioning.columns_from_levels(jnp.stack(nodal))[:, : len(planes)]
     sec = jnp.sqrt(harmonics.sec2_latitude)
     return {
-        name: x * sec ** _secants(name)
-        for name, x in zip(spectral, columns, strict=True)
+        name: x * sec ** _secants(name) for name, x in zip(fields, columns, strict=True)
     }
 
 

@@ -276,8 +276,8 @@ def _sorted(items: Sequence[T], products: list[Flux | Curl]) -> tuple[list[T], l
     """Those of products that have a flux, and of those that have none."""
     both = list(zip(items, products, strict=True))
     return (
-        [x for x, product in both if product.zonal_flux is not None],
-        [x for x, product in both if product.zonal_flux is None],
+        [x for x, product in both if product.east is not None],
+        [x for x, product in both if product.east is None],
     )
 
 
@@ -302,7 +302,7 @@ def _tiles(x: jax.Array) -> Arrays:
 
 
 def _source(flux: Flux | Curl) -> jax.Array:
-    return jnp.zeros_like(flux.zonal_flux) if flux.source is None else flux.source
+    return jnp.zeros_like(flux.east) if flux.source is None else flux.source
 
 
 def _planes(arrays: Waves | Flux | Curl, axis: int) -> int:

@@ -291,9 +291,10 @@ class SphericalHarmonics(Derivatives):
         """
         waves = field if isinstance(field, Waves) else Waves(field)
         lead = jax.tree.leaves(waves)[0].shape[:-3]
-        (nodal,) = self.all_to_nodal(
-            [jax.tree.map(lambda x: x.reshape(-1, *x.shape[-3:]), waves)]
+        ordered = jax.tree.map(
+            lambda x: self.transform.ordered(x.reshape(-1, *x.shape[-3:])), waves
         )
+        (nodal,) = self.transform.to_nodal([ordered])
         return nodal.reshape(*lead, *nodal.shape[1:])
 
     def to_modal(self, field: jax.Array | Flux | Curl) -> jax.Array:
@@ -308,12 +309,8 @@ class SphericalHarmonics(Derivatives):
         )
         return modal.reshape(*lead, *modal.shape[1:])
 
-    def all_to_nodal(self, fields: list[Waves]) -> list[jax.Array]:
-        """`to_nodal` of fields of arrays [plane, 2, m, l], as is fastest."""
-        return self.transform.to_nodal(jax.tree.map(self.transform.ordered, fields))
-
     def all_to_modal(self, fluxes: list[Flux | Curl]) -> list[jax.Array]:
-        """`to_modal` of arrays [plane, 2, latitude, longitude]."""
+        """`to_modal` of arrays [plane, 2, latitude, longitude], as is fastest."""
         return [self.transform.restored(x) for x in self.transform.from_nodal(fluxes)]
 
     def synthesis(self, field: jax.Array | Waves) -> jax.Array:
@@ -341,24 +338,6 @@ class SphericalHarmonics(Derivatives):
         if not self.top:
             return modal
         return modal * np.asarray(self.total_wavenumber <= self.grid.truncation)
-
-    # ---- derivatives
-
-    def values_of(self, field: Waves) -> jax.Array:
-        """A field's own coefficients, without what slopes have beyond l = n.
-
-        By the recurrence
-        cos(lat) dP_l/dlat = (l + 1) eps_l P_(l-1) - l eps_(l+1) P_(l+1).
-        """
-        field = self.of_both(field)
-        values = 0.0 if field.values is None else field.values
-        if field.slopes is not None:
-            x, l = field.slopes, jnp.asarray(self.total_wavenumber, self.dtype)  # noqa: E741
-            ends = [(0, 0)] * (x.ndim - 1)
-            above = jnp.pad(x[..., 1:], [*ends, (0, 1)])
-            below = jnp.pad(x[..., :-1], [*ends, (1, 0)])
-            values += (l + 2) * self.eps[1] * above - (l - 1) * self.eps[0] * below
-        return values * np.asarray(self.total_wavenumber <= self.grid.truncation)
 
     # ---- vectors
 

@@ -18,7 +18,7 @@ from model.precision import Table
 from model.sphere import fused
 from model.sphere.derivatives import Derivatives
 from model.sphere.quarter_circle import QuarterCircle
-from model.sphere.waves import Matrices, PointTables, RightHandSide, Tables, ends
+from model.sphere.waves import Matrices, PointTables, RightHandSide, Tables, Waves, ends
 from model.sphere.whole_circle import WholeCircle
 
 if TYPE_CHECKING:
@@ -64,6 +64,23 @@ class OrderedWaves(Derivatives):
     @property
     def laplacian_eigenvalues(self) -> np.ndarray:
         return self.of_total(self.harmonics.laplacian_eigenvalues)
+
+    def values_of(self, field: Waves) -> jax.Array:
+        """A field's own coefficients, without what slopes have beyond l = n.
+
+        By the recurrence
+        cos(lat) dP_l/dlat = (l + 1) eps_l P_(l-1) - l eps_(l+1) P_(l+1).
+        """
+        field, h = self.of_both(field), self.harmonics
+        values = 0.0 if field.values is None else field.values
+        if field.slopes is not None:
+            l = jnp.asarray(h.total_wavenumber, h.dtype)  # noqa: E741
+            below, above = self._transform.neighbours(field.slopes)
+            of_waves = self._transform.of_waves
+            values += of_waves((l + 2) * h.eps[1]) * above
+            values -= of_waves((l - 1) * h.eps[0]) * below
+        known = h.total_wavenumber <= h.grid.truncation
+        return values * self.of_total(known.astype(values.dtype))
 
     def clip(self, waves: jax.Array) -> jax.Array:
         """As of `SphericalHarmonics`."""

@@ -164,6 +164,24 @@ class QuarterCircle:
         """A table [m], even many, shaped to multiply one part of ordered waves."""
         return table.reshape(-1, 2).T[..., None, None]
 
+    @staticmethod
+    def of_waves(table: jax.Array) -> jax.Array:
+        """A table [m, l], even many, shaped to multiply one part of ordered waves."""
+        m, l = table.shape  # noqa: E741
+        return table.reshape(m // 2, 2, l // 2, 2).transpose(3, 1, 0, 2)[..., None, :]
+
+    @staticmethod
+    def neighbours(waves: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Waves of l - 1, and of l + 1, in the place of each l; or zero."""
+        even, odd = jnp.unstack(waves, axis=1)
+        none = jnp.zeros_like(even[..., :1])
+        before_even = jnp.concatenate([none, odd[..., :-1]], axis=-1)
+        after_odd = jnp.concatenate([even[..., 1:], none], axis=-1)
+        return (
+            jnp.stack([before_even, even], axis=1),
+            jnp.stack([odd, after_odd], axis=1),
+        )
+
     # ---- transforms
 
     def to_nodal(self, fields: list[Waves]) -> Fields:

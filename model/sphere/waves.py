@@ -135,7 +135,7 @@ def by_parts(flux: Flux | Curl, d_dlon: Callable[[jax.Array], jax.Array]) -> Wav
       flux: once transformed in longitude.
       d_dlon: derivative in longitude over cos^2(latitude).
     """
-    if flux.zonal_flux is None:
+    if flux.east is None:
         return Waves(flux.source)
     derivative = d_dlon(flux.zonal_flux)
     source = derivative if flux.source is None else flux.source + derivative

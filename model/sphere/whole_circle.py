@@ -147,6 +147,20 @@ class WholeCircle:
         """A table [m], shaped to multiply one part of ordered waves."""
         return table[:, None, None]
 
+    @staticmethod
+    def of_waves(table: jax.Array) -> jax.Array:
+        """A table [m, l], shaped to multiply one part of ordered waves."""
+        return table[:, None]
+
+    @staticmethod
+    def neighbours(waves: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Waves of l - 1, and of l + 1, in the place of each l; or zero."""
+        none = jnp.zeros_like(waves[..., :1])
+        return (
+            jnp.concatenate([none, waves[..., :-1]], axis=-1),
+            jnp.concatenate([waves[..., 1:], none], axis=-1),
+        )
+
     # ---- transforms
 
     def to_nodal(self, fields: list[Waves]) -> Fields:
