@@ -3,6 +3,7 @@
 import dataclasses
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -98,6 +99,13 @@ def test_constant_field_and_parseval(harmonics):
     assert integral == pytest.approx(norm(x) ** 2, rel=1e-12)
 
 
+def _own_values(harmonics, waves):
+    """`values_of` of spectral arrays as they are."""
+    circle = harmonics.transform
+    ordered = jax.tree.map(circle.ordered, waves)
+    return circle.restored(harmonics.ordered.values_of(ordered))
+
+
 def test_whole_and_quarter_circles_give_the_same(harmonics):
     """The way of a TPU and that of a CPU, in full precision."""
     shape = harmonics.modal_shape[1:]
@@ -112,6 +120,8 @@ def test_whole_and_quarter_circles_give_the_same(harmonics):
         assert norm(other.to_nodal(waves) - nodal) < 1e-13 * norm(nodal)
         among_waves = harmonics.to_nodal(harmonics.of_both(waves))
         assert norm(among_waves - nodal) < 1e-13 * norm(nodal)
+        values, others = (_own_values(h, waves) for h in (harmonics, other))
+        assert norm(others - values) < 1e-13 * norm(values)
     for flux in (
         Flux(nodal),
         Flux(None, nodal, nodal**2),
