@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from launch.plan_stages import curriculum, parse_stages
 from launch.tpu import topology
-from launch.tpu.cost import CHIPS
+from launch.tpu.chips import CHIPS
 from launch.tpu.measure import Measurement, abstract, device_bytes, measure
 from model.neural_gcm import NeuralGCM
 from model.partitioning import AXES

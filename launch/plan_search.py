@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from launch.plan import Planned, data_grid, mesh_shape, pace
 from launch.tpu import topology
-from launch.tpu.cost import CHIPS
+from launch.tpu.chips import CHIPS
 from model.spec import ModelSpec
 from pipeline.errors import UserError
 from train import build

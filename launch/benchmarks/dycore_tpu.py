@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from launch.benchmarks.dycore import Case, Figures
 from launch.tpu import topology
-from launch.tpu.cost import CHIPS
+from launch.tpu.chips import CHIPS
 from launch.tpu.measure import Measurement, abstract, measure
 from model.dynamics.primitive_equations import PrimitiveEquations
 from model.dynamics.state import State

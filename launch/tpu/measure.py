@@ -9,7 +9,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from launch.tpu.cost import Chip, Cost, cost
+from launch.tpu.chips import Chip
+from launch.tpu.cost import Cost, cost
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from launch.tpu.cost import CHIPS
+from launch.tpu.chips import CHIPS
 from pipeline.errors import UserError
 
 EXAMPLES = "v5p:2x2x1, v5p:4x4x8, v5e:4x4, v6e:8x8, v4:2x2x4"

@@ -14,7 +14,9 @@ from launch.plan_page import format_plan
 from launch.plan_search import sensible_meshes
 from launch.plan_stages import Stage, curriculum, parse_stages
 from launch.tpu import topology
-from launch.tpu.cost import CHIPS, DCN, ICI, Collective, Cost
+from launch.tpu.chips import CHIPS
+from launch.tpu.collectives import DCN, ICI, Collective
+from launch.tpu.cost import Cost
 from launch.tpu.measure import Measurement
 from model.sphere.grids import parse_grid
 from pipeline.errors import UserError

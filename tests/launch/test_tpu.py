@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from launch.benchmarks.dycore import Case
 from launch.benchmarks.dycore_tpu import our_step
-from launch.tpu import cost, hlo, topology
+from launch.tpu import chips, collectives, cost, hlo, topology
 from launch.tpu import parts as parts_of_step
 from launch.tpu.measure import abstract, device_bytes, measure
 from model.dynamics.primitive_equations import CONDENSATES
@@ -25,7 +25,7 @@ from pipeline.errors import UserError
 from train.losses.rollout import taken_in
 from train.mesh import MeshShape, make_mesh
 
-CHIP = cost.CHIPS["v5p"]
+CHIP = chips.CHIPS["v5p"]
 AXES = ("level", "lat")
 
 
@@ -329,13 +329,13 @@ def test_exchange_between_slices_is_told_apart():
         argument = jax.ShapeDtypeStruct(SHAPE, jnp.float32, sharding=whole)
         found = measure(jax.jit(mapped), (argument,), mesh, CHIP, slices=2).cost
     assert [(c.network, c.axes) for c in found.collectives] == [
-        (cost.DCN, "slices"),
-        (cost.ICI, "data"),
-        (cost.ICI, "data"),
+        (collectives.DCN, "slices"),
+        (collectives.ICI, "data"),
+        (collectives.ICI, "data"),
     ]
     # Of the sum of two slices that two devices share, each receives its half.
     assert found.network_bytes == WHOLE / 2
-    expected = cost.NETWORK_LATENCY + WHOLE / 2 / CHIP.network_bandwidth
+    expected = collectives.NETWORK_LATENCY + WHOLE / 2 / CHIP.network_bandwidth
     assert found.network_seconds == pytest.approx(expected)
     assert found.seconds > expected
 
@@ -385,8 +385,8 @@ def test_groups_of_devices_are_named_by_mesh_axes():
         ("replica_groups=[1,8]<=[8]", "data+level+lat"),
         ("source_target_pairs={{0,2},{1,3},{4,6},{5,7}}", "level"),
     ]:
-        groups, _ = cost._groups(attributes, 8)
-        assert cost._axes(groups, mesh) == axes, attributes
+        groups, _ = collectives.device_groups(attributes, 8)
+        assert collectives.mesh_axes(groups, mesh) == axes, attributes
 
 
 def test_a_loop_of_unknown_length_is_refused(devices):

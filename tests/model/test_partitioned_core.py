@@ -11,7 +11,9 @@ import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from launch.tpu.cost import CHIPS, Collective, cost
+from launch.tpu.chips import CHIPS
+from launch.tpu.collectives import Collective
+from launch.tpu.cost import cost
 from model import units
 from model.dynamics import baroclinic_wave
 from model.dynamics.filters import exponential_filter, filtered
