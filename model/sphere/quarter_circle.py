@@ -12,6 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec as P
 
 from model import partitioning
@@ -146,13 +147,13 @@ class QuarterCircle:
         """[plane, 2, m, l] -> [2, parity, parity of m, m // 2, plane, l // 2]."""
         planes, _, m, l = modal.shape  # noqa: E741
         waves = turned(modal, self.turn).reshape(planes, 2, m // 2, 2, l // 2, 2)
-        return waves.transpose(1, 5, 3, 2, 0, 4)
+        return _transposed(waves, (1, 5, 3, 2, 0, 4))
 
     def restored(self, waves: jax.Array) -> jax.Array:
         """The inverse of `ordered`."""
         *_, m, planes, l = waves.shape  # noqa: E741
-        modal = waves.transpose(4, 0, 3, 2, 5, 1).reshape(planes, 2, 2 * m, 2 * l)
-        return turned_back(modal, self.turn)
+        modal = _transposed(waves, (4, 0, 3, 2, 5, 1))
+        return turned_back(modal.reshape(planes, 2, 2 * m, 2 * l), self.turn)
 
     @staticmethod
     def of_total(table: np.ndarray) -> np.ndarray:
@@ -250,16 +251,16 @@ class QuarterCircle:
         return of_table(table, waves)
 
     def _joined(self, points: jax.Array) -> jax.Array:
-        places = points.reshape(2, 4, *points.shape[1:]).transpose(3, 0, 4, 1, 2)
-        first, last, third, second = jnp.unstack(places, axis=-2)
-        circle = [first, second[..., ::-1], third, last[..., ::-1]]
-        return jnp.concatenate(circle, axis=-1)
+        places = points.reshape(2, 4, *points.shape[1:])
+        first, last, third, second = jnp.unstack(places, axis=1)
+        circle = [first, second[:, ::-1], third, last[:, ::-1]]
+        return _transposed(jnp.concatenate(circle, axis=1), (2, 0, 3, 1))
 
     def _split(self, nodal: jax.Array) -> jax.Array:
-        first, second, third, last = jnp.split(nodal, 4, axis=-1)
-        places = jnp.stack([first, last[..., ::-1], third, second[..., ::-1]])
-        points = places.transpose(2, 0, 4, 1, 3)  # of place, plane, hemisphere, j, i
-        return points.reshape(8, *points.shape[2:])
+        circle = _transposed(nodal, (1, 3, 0, 2))
+        first, second, third, last = jnp.split(circle, 4, axis=1)
+        places = jnp.stack([first, last[:, ::-1], third, second[:, ::-1]], axis=1)
+        return places.reshape(8, *places.shape[2:])
 
     # ---- sums, one after another
 
@@ -317,6 +318,19 @@ class QuarterCircle:
 def _other_parity(waves: jax.Array) -> jax.Array:
     """Of slopes, where they belong: l of H are of the other parity than those of P."""
     return waves[:, ::-1]
+
+
+def _transposed(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """`x.transpose(axes)` in a loop of its own, and so in the backward pass.
+
+    In one with anything else XLA moves every number by itself on a CPU, which takes
+    five times as long. It fuses nothing with an array of which it is told how it lies.
+    """
+
+    def in_order(x: jax.Array) -> jax.Array:
+        return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+
+    return in_order(in_order(x).transpose(axes))
 
 
 def _repeated(matrix: jax.Array, shape: tuple[int, ...]) -> Table:
