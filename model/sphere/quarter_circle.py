@@ -320,6 +320,7 @@ def _other_parity(waves: jax.Array) -> jax.Array:
     return waves[:, ::-1]
 
 
+@functools.partial(jax.jit, static_argnums=1)  # else it would bind x to a device
 def _transposed(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """`x.transpose(axes)` in a loop of its own, and so in the backward pass.
 
