@@ -89,7 +89,7 @@ def compare(
 def our_step(case: Case, mesh: Mesh) -> tuple[Any, tuple]:
     """Our step on `mesh`, jitted, and its abstract arguments."""
     equations = case.equations("tpu", shards=mesh.shape[LAT])
-    # In the order of a TPU's transforms, [2, m, level, l].
+    # In the order of a TPU's transforms, one band [2, m, level, l].
     parts, m, l = equations.harmonics.modal_shape  # noqa: E741
 
     def of_state(levels: T, surface: T) -> State:
@@ -101,20 +101,21 @@ def our_step(case: Case, mesh: Mesh) -> tuple[Any, tuple]:
             tracers=dict.fromkeys(case.tracers, levels),
         )
 
-    layout = of_state(P(None, LAT, LEVEL), P(None, LAT))
+    layout = (of_state(P(None, LAT, LEVEL), P(None, LAT)),)
     state = of_state(
         *(
             jax.ShapeDtypeStruct((parts, m, planes, l), jnp.float32)
             for planes in (case.sigma.layers, 1)
         )
     )
+    state = (state,)
 
-    def step(equations: PrimitiveEquations, state: State) -> State:
+    def step(equations: PrimitiveEquations, state: tuple[State]) -> tuple[State]:
         equations, state = varying((equations, state))
-        end = case.filtered_step(equations.ordered)(state)
+        (end,) = case.filtered_step(equations.ordered)(state)
         # Equal along `level`, which has to be said: devices keep a copy each.
         end.log_surface_pressure = jax.lax.pmean(end.log_surface_pressure, LEVEL)
-        return end
+        return (end,)
 
     mapped = jax.shard_map(
         step, mesh=mesh, in_specs=(equations.layout(), layout), out_specs=layout

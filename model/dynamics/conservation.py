@@ -12,6 +12,7 @@ atmosphere is split.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +28,13 @@ from model.dynamics.primitive_equations import (
 )
 from model.dynamics.state import State
 from model.partitioning import LAT, LEVEL
-from model.sphere.waves import Waves
+from model.sphere.ordered import BandOfWaves
+from model.sphere.waves import Bands, Waves
 from model.vertical.layers import on_layers, sum_layers
+
+T = TypeVar("T")
+Y = State | Bands[State]
+"""In either order."""
 
 
 @jax.tree_util.register_dataclass
@@ -72,7 +78,7 @@ class Budget:
         }
 
 
-def budget(equations: Equations, state: State) -> Budget:
+def budget(equations: Equations, state: Y) -> Budget:
     """The means of a state; inside `shard_map`, equal on all of its devices.
 
     The state is in the order of the equations.
@@ -82,11 +88,16 @@ def budget(equations: Equations, state: State) -> Budget:
     equations, waves = equations.equations, equations.waves
     h = equations.harmonics
     whole, ground = waves.gather((state, waves.enter(equations.orography)))
-    names = [n for n in (HUMIDITY, *CONDENSATES) if n in state.tracers]
-    fields = [*waves.cos_wind(whole.vorticity, whole.divergence)]
-    fields += [Waves(x) for x in (whole.temperature, *map(whole.tracers.get, names))]
-    fields += [Waves(whole.log_surface_pressure), Waves(ground)]
-    u, v, temperature, *water, lnps, ground = h.transform.to_nodal(fields)
+    names = [n for n in (HUMIDITY, *CONDENSATES) if n in whole[0].tracers]
+
+    def fields(band: BandOfWaves, state: State, ground: jax.Array) -> list[Waves]:
+        scalars = [state.temperature, *map(state.tracers.get, names)]
+        scalars += [state.log_surface_pressure, ground]
+        wind = band.cos_wind(state.vorticity, state.divergence)
+        return [*wind, *map(Waves, scalars)]
+
+    of_bands = tuple(map(fields, waves.bands, whole, ground))
+    u, v, temperature, *water, lnps, ground = waves.to_nodal(of_bands)
     (lnps,), (ground,) = lnps, ground
     sec2 = h.sec2_latitude
 
@@ -127,45 +138,43 @@ def budget(equations: Equations, state: State) -> Budget:
 # ---- fixers
 
 
-def fix_mean_log_surface_pressure(equations: Equations) -> StepFilter[State]:
+def fix_mean_log_surface_pressure(equations: Equations) -> StepFilter[Y]:
     """Keeps the mean of ln(ps), as the published models do."""
 
-    def fix(before: State, after: State) -> State:
-        mean = equations.waves.is_mean
-        lnps = jnp.where(mean, before.log_surface_pressure, after.log_surface_pressure)
-        return dataclasses.replace(after, log_surface_pressure=lnps)
+    def fix(before: Y, after: Y) -> Y:
+        old, new = (_with_mean(x).log_surface_pressure for x in (before, after))
+        kept = jnp.where(_with_mean(equations.waves.is_mean), old, new)
+        return _replaced(after, log_surface_pressure=kept)
 
     return fix
 
 
-def fix_dry_mass(equations: Equations) -> StepFilter[State]:
+def fix_dry_mass(equations: Equations) -> StepFilter[Y]:
     """Keeps the dry mass: scales the surface pressure by one factor everywhere."""
 
-    def fix(before: State, after: State) -> State:
+    def fix(before: Y, after: Y) -> Y:
         old, new = budget(equations, before), budget(equations, after)
         change = _uniform(equations, jnp.log(old.dry_mass / new.dry_mass))
-        lnps = after.log_surface_pressure + change
-        return dataclasses.replace(after, log_surface_pressure=lnps)
+        lnps = _with_mean(after).log_surface_pressure + change
+        return _replaced(after, log_surface_pressure=lnps)
 
     return fix
 
 
-def fix_total_energy(
-    equations: Equations, forcing: State | None = None
-) -> StepFilter[State]:
+def fix_total_energy(equations: Equations, forcing: Y | None = None) -> StepFilter[Y]:
     """Keeps the total energy: changes the temperature by one amount everywhere.
 
     `forcing` is what a physics adds to the state in the step; the energy that it
     brings is kept too. Put it after the fixers of mass, which change the energy.
     """
 
-    def fix(before: State, after: State) -> State:
+    def fix(before: Y, after: Y) -> Y:
         if forcing is not None:
             before = jax.tree.map(jnp.add, before, forcing)
         old, new = budget(equations, before), budget(equations, after)
         warming = (old.total_energy - new.total_energy) / new.heat_capacity
-        temperature = after.temperature + _uniform(equations, warming)
-        return dataclasses.replace(after, temperature=temperature)
+        temperature = _with_mean(after).temperature + _uniform(equations, warming)
+        return _replaced(after, temperature=temperature)
 
     return fix
 
@@ -176,8 +185,8 @@ FIXERS = ("mean_log_surface_pressure", "dry_mass", "total_energy")
 def fixers(
     names: Sequence[str],
     equations: Equations,
-    forcing: State | None = None,
-) -> list[StepFilter[State]]:
+    forcing: Y | None = None,
+) -> list[StepFilter[Y]]:
     """The fixers of these `FIXERS`, in the order in which they go together.
 
     `forcing` is what a physics adds to the state in the step, if there is one.
@@ -191,6 +200,20 @@ def fixers(
 
 
 def _uniform(equations: Equations, value: jax.Array) -> jax.Array:
-    """A field that is `value` everywhere, spectral, in the order of the equations."""
-    mean = equations.waves.is_mean
+    """A field that is `value` everywhere, in the order of the equations.
+
+    Of bands, what the first has of it, for others have none.
+    """
+    mean = _with_mean(equations.waves.is_mean)
     return jnp.where(mean, np.sqrt(4 * np.pi) * value, jnp.zeros((), value.dtype))
+
+
+def _with_mean(x: T | Bands[T]) -> T:
+    """The band to which the mean over the sphere belongs, or all if there are none."""
+    return x[0] if isinstance(x, tuple) else x
+
+
+def _replaced(state: Y, **fields: jax.Array) -> Y:
+    """A state with other fields, where the mean over the sphere is."""
+    first = dataclasses.replace(_with_mean(state), **fields)
+    return (first, *state[1:]) if isinstance(state, tuple) else first

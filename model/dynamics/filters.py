@@ -59,8 +59,8 @@ def exponential_filter(
 ) -> StepFilter[Y]:
     """Filter for one step of `dt`; waves of the smallest scale decay in `tau`.
 
-    `dt` and `tau` in the same units. States are of arrays [..., m, l]; with `waves` of
-    arrays in the order of the transforms.
+    `dt` and `tau` in the same units. States are of arrays [..., m, l]; with `waves`
+    they are in the order of the transforms.
 
     Raises:
       ValueError: if the states have another number of l.
@@ -75,7 +75,15 @@ def exponential_filter(
                 f"states have {rows} total wavenumbers, not those of {grid}"
             )
         factors = exponential_factors(grid, dt / tau, order, cutoff, rows)
-        factors = factors if waves is None else waves.of_total(factors)
-        return jax.tree.map(lambda x: x * jnp.asarray(factors, x.dtype), after)
+        if waves is None:
+            return _times(after, factors)
+        return tuple(
+            _times(x, band.of_total(factors))
+            for band, x in zip(waves.bands, after, strict=True)
+        )
 
     return smooth
+
+
+def _times(state: Y, factors: np.ndarray) -> Y:
+    return jax.tree.map(lambda x: x * jnp.asarray(factors, x.dtype), state)

@@ -22,6 +22,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from model import partitioning, units
+from model.dynamics.gravity_waves import GravityWaves, all_layers, linear_matrices
 from model.dynamics.products import CONDENSATES as CONDENSATES
 from model.dynamics.products import (
     HUMIDITY,
@@ -38,7 +39,7 @@ from model.precision import Precision
 from model.sphere.grids import GaussianGrid
 from model.sphere.harmonics import SphericalHarmonics
 from model.sphere.ordered import OrderedWaves
-from model.sphere.waves import PointTables, RightHandSide, Tables
+from model.sphere.waves import Bands, PointTables, RightHandSide, Tables
 from model.vertical.layers import Layers, exchanged
 from model.vertical.sigma import SigmaLevels
 
@@ -196,13 +197,13 @@ class PrimitiveEquations:
         """The same equations among states in the order of the transforms."""
         return OrderedEquations.create(self)
 
-    def enter(self, state: State) -> State:
+    def enter(self, state: State) -> Bands[State]:
         """Puts a state in the order of the transforms."""
         return self.harmonics.ordered.enter(state)
 
-    def leave(self, state: State) -> State:
+    def leave(self, state: Bands[State]) -> State:
         """The inverse of `enter`."""
-        state = jax.tree.map(self.harmonics.transform.restored, state)
+        state = self.harmonics.ordered.leave(state)
         return dataclasses.replace(
             state, log_surface_pressure=state.log_surface_pressure[0]
         )
@@ -213,43 +214,35 @@ class PrimitiveEquations:
 class OrderedEquations:
     """`PrimitiveEquations` among states in the order of the transforms: a pytree.
 
-    [2, .., own m, level, l] (`model.sphere.ordered`); a surface field has one level.
-    Steps stay in that order, with their filters.
+    Of each band of m [2, .., own m, level, l] (`model.sphere.ordered`); a surface field
+    has one level. Steps stay in that order, with their filters.
 
     Attributes:
       equations: the tables.
       point_tables: what multiplies columns of points (`model.dynamics.products`).
-      wave_tables: what multiplies columns of waves: of `equations` by name, and
-        `geopotential` and `weights` (`Layers.hydrostatic_weights`), times R. Like
-        those of points they have no gradient.
+      wave_tables: of `linear_matrices`, for each band. Like those of points they have
+        no gradient.
       ground: Laplacian of the surface geopotential, of one plane.
     """
 
     equations: PrimitiveEquations
     point_tables: PointTables
-    wave_tables: Tables
-    ground: jax.Array
+    wave_tables: Bands[Tables]
+    ground: Bands[jax.Array]
 
     @classmethod
     def create(cls, equations: PrimitiveEquations) -> "OrderedEquations":
         """Puts tables in order; on a mesh this device's part of them."""
-        e, waves, layers = equations, equations.harmonics.ordered, equations.layers
+        e, waves = equations, equations.harmonics.ordered
+        matrices, orography = linear_matrices(e), waves.enter(e.orography)
         return cls(
             equations=e,
             point_tables=waves.point_tables(point_matrices(e), point_vectors(e)),
-            wave_tables=waves.wave_tables(
-                {
-                    "geopotential": units.GAS_CONSTANT * layers.geopotential_matrix,
-                    "weights": units.GAS_CONSTANT * layers.hydrostatic_weights[None],
-                    "heating": e.heating,
-                    "thickness": e.thickness[None],
-                    "modes": e.modes,
-                    "modes_inverse": e.modes_inverse,
-                    "mode_heating": e.mode_heating,
-                    "mode_thickness": e.mode_thickness[None],
-                }
+            wave_tables=tuple(x.wave_tables(matrices) for x in waves.bands),
+            ground=tuple(
+                band.clip(band.laplacian(x))
+                for band, x in zip(waves.bands, orography, strict=True)
             ),
-            ground=waves.clip(waves.laplacian(waves.enter(e.orography))),
         )
 
     @property
@@ -257,20 +250,16 @@ class OrderedEquations:
         """What is done with states of these equations."""
         return self.equations.harmonics.ordered
 
-    def _columns(self, name: str, x: jax.Array) -> jax.Array:
-        """One of `wave_tables` times columns of waves."""
-        return self.waves.over_planes(self.wave_tables[name], x)
-
     # ---- explicit part
 
-    def explicit(self, state: State) -> State:
+    def explicit(self, state: Bands[State]) -> Bands[State]:
         """Tendency of everything but the linear gravity-wave terms.
 
         All fields go to the grid together, and all products come back.
         """
         h, grid = self.waves, self.equations.harmonics.grid
-        aliased = HUMIDITY in state.tracers and not grid.resolves_products
-        names = list(state.tracers)
+        names = list(state[0].tracers)
+        aliased = HUMIDITY in names and not grid.resolves_products
         equation = RightHandSide(
             fields=functools.partial(fields, aliased),
             columns=functools.partial(columns, names),
@@ -280,64 +269,42 @@ class OrderedEquations:
         )
         tables = self.point_tables
         end = h.scatter(h.through_points(equation, tables, h.gather(state)))
-        divergence = end.divergence - self.ground
-        return dataclasses.replace(end, divergence=divergence)
+        return tuple(
+            dataclasses.replace(x, divergence=x.divergence - ground)
+            for x, ground in zip(end, self.ground, strict=True)
+        )
 
     # ---- linear part
 
-    def implicit(self, state: State) -> State:
+    def implicit(self, state: Bands[State]) -> Bands[State]:
         """Tendency of the linear gravity-wave terms; None of vorticity and tracers."""
-        h = self.waves
-        potential, of_layers = self._potential(state)
-        divergence, below = _all_layers(state.divergence, of_layers)
-        place = partitioning.index(LEVEL)
-        below = jax.lax.dynamic_slice_in_dim(below, place, 1, axis=-2)
-        return State(
-            vorticity=None,
-            divergence=-h.laplacian(potential + below),
-            temperature=-self._columns("heating", divergence),
-            log_surface_pressure=-self._columns("thickness", divergence),
-            tracers=dict.fromkeys(state.tracers),
+        bands = list(zip(self._linear, state, strict=True))
+        known = all_layers([(x.divergence, part.potential(x)[1]) for part, x in bands])
+        return tuple(
+            part.tendency(x, *layers)
+            for (part, x), layers in zip(bands, known, strict=True)
         )
 
-    def implicit_solve(self, state: State, step: float | jax.Array) -> State:
+    def implicit_solve(
+        self, state: Bands[State], step: float | jax.Array
+    ) -> Bands[State]:
         """Solves x - step * implicit(x) = state for x.
 
-        Temperature and pressure are eliminated; what remains is diagonal in the
-        vertical normal modes: D = V [V^-1 rhs / (1 + step^2 c^2 l (l + 1))]. The
-        right-hand side is all that needs to be known of the other devices' layers.
+        The right-hand side is all that needs to be known of other devices' layers.
         """
-        h = self.waves
-        potential, of_layers = self._potential(state)
-        own = potential.shape[-2]
-        rhs = state.divergence - step * h.laplacian(potential)
-        rhs, below = _all_layers(rhs, -step * h.laplacian(of_layers))
-        rhs += jnp.repeat(below, own, axis=-2)
-        speed2 = self.equations.mode_speed2[:, None]
-        eigenvalues = jnp.asarray(h.laplacian_eigenvalues, rhs.dtype)
-        in_modes = self._columns("modes_inverse", rhs)
-        in_modes /= 1 - step**2 * speed2 * eigenvalues
-        heating = self._columns("mode_heating", in_modes)
-        convergence = self._columns("mode_thickness", in_modes)
-        return State(
-            vorticity=state.vorticity,
-            divergence=self._columns("modes", in_modes),
-            temperature=state.temperature - step * heating,
-            log_surface_pressure=state.log_surface_pressure - step * convergence,
-            tracers=state.tracers,
+        bands = list(zip(self._linear, state, strict=True))
+        known = all_layers([part.right_hand_side(x, step) for part, x in bands])
+        return tuple(
+            part.solution(x, step, *layers)
+            for (part, x), layers in zip(bands, known, strict=True)
         )
 
-    def _potential(self, state: State) -> tuple[jax.Array, jax.Array]:
-        """R (G T + Tref ln ps) for the layers of this device, as far as they make it.
-
-        And what they add to that of all layers above, as one plane.
-        """
-        temperature, lnps = state.temperature, state.log_surface_pressure
-        reference = units.GAS_CONSTANT * self.equations.reference_temperature[:, None]
-        potential = self._columns("geopotential", temperature) + reference * lnps
-        if partitioning.size(LEVEL) == 1:
-            return potential, jnp.zeros_like(lnps)
-        return potential, self._columns("weights", temperature)
+    @property
+    def _linear(self) -> Bands[GravityWaves]:
+        return tuple(
+            GravityWaves(self.equations, band, tables)
+            for band, tables in zip(self.waves.bands, self.wave_tables, strict=True)
+        )
 
 
 Equations = PrimitiveEquations | OrderedEquations

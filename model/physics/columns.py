@@ -21,7 +21,7 @@ from model import partitioning
 from model.dynamics.state import State
 from model.spec import DERIVATIVES
 from model.sphere.harmonics import SphericalHarmonics
-from model.sphere.ordered import OrderedWaves
+from model.sphere.ordered import BandOfWaves, OrderedWaves
 from model.sphere.waves import Curl, Flux, Waves
 from model.vertical.layers import on_layers
 
@@ -121,20 +121,26 @@ def to_columns(
       noise: spectral random fields, [field, 2, m, l].
     """
     waves = harmonics.ordered
-    state, memory, noise = waves.enter(harmonics.gather((state, memory, noise)))
-    fields = _fields(waves, state)
-    if gradients:
-        fields |= _derivatives(waves, fields)
-    if memory is not None:
-        before = _fields(waves, memory)
-        fields |= {f"memory_{name}": x for name, x in before.items()}
-    if noise is not None:
-        fields["noise"] = Waves(noise)
+    entered = waves.enter(harmonics.gather((state, memory, noise)))
+
+    def of_band(
+        band: BandOfWaves, state: State, memory: State | None, noise: jax.Array | None
+    ) -> dict[str, Waves]:
+        fields = _fields(band, state)
+        if gradients:
+            fields |= _derivatives(band, fields)
+        if memory is not None:
+            before = _fields(band, memory)
+            fields |= {f"memory_{name}": x for name, x in before.items()}
+        if noise is not None:
+            fields["noise"] = Waves(noise)
+        return fields
+
+    fields = [of_band(band, *x) for band, x in zip(waves.bands, entered, strict=True)]
+    nodal = _to_nodal(waves, fields)
     # Planes of the surface are equal on all devices along `level`.
-    of_surface = [n for n in fields if "surface" in n or n == "noise"]
-    of_layers = [n for n in fields if n not in of_surface]
-    nodal = harmonics.transform.to_nodal(list(fields.values()))
-    nodal = dict(zip(fields, nodal, strict=True))
+    of_surface = [n for n in nodal if "surface" in n or n == "noise"]
+    of_layers = [n for n in nodal if n not in of_surface]
     sec = jnp.sqrt(harmonics.sec2_latitude)
     for name in nodal:
         nodal[name] *= sec ** _secants(name)
@@ -153,7 +159,15 @@ def to_columns(
     )
 
 
-def _fields(waves: OrderedWaves, state: State) -> dict[str, Waves]:
+def _to_nodal(
+    waves: OrderedWaves, fields: list[dict[str, Waves]]
+) -> dict[str, jax.Array]:
+    """By name, from what each band has of a field."""
+    nodal = waves.to_nodal(tuple(list(x.values()) for x in fields))
+    return dict(zip(fields[0], nodal, strict=True))
+
+
+def _fields(waves: BandOfWaves, state: State) -> dict[str, Waves]:
     """Values by name, of a state in order; the wind times cos(latitude)."""
     u, v = map(waves.values_of, waves.cos_wind(state.vorticity, state.divergence))
     fields = {
@@ -168,7 +182,7 @@ def _fields(waves: OrderedWaves, state: State) -> dict[str, Waves]:
     return {name: Waves(x) for name, x in fields.items()}
 
 
-def _derivatives(waves: OrderedWaves, fields: Mapping[str, Waves]) -> dict[str, Waves]:
+def _derivatives(waves: BandOfWaves, fields: Mapping[str, Waves]) -> dict[str, Waves]:
     """Derivatives of values by name; the first ones times cos(latitude)."""
     derivatives = {}
     for name, field in fields.items():
@@ -202,13 +216,15 @@ def with_derivatives(
     """
     waves = harmonics.ordered
     modal = harmonics.gather(planes_to_spectral(harmonics, planes, clip=False))
-    fields = {"": Waves(waves.enter(modal))}
-    fields |= _derivatives(waves, fields)
-    nodal = harmonics.transform.to_nodal(list(fields.values()))
-    columns = partitioning.columns_from_levels(jnp.stack(nodal))[:, : len(planes)]
+    fields = [{"": Waves(x)} for x in waves.enter(modal)]
+    for band, x in zip(waves.bands, fields, strict=True):
+        x |= _derivatives(band, x)
+    nodal = _to_nodal(waves, fields)
+    whole = jnp.stack(list(nodal.values()))
+    columns = partitioning.columns_from_levels(whole)[:, : len(planes)]
     sec = jnp.sqrt(harmonics.sec2_latitude)
     return {
-        name: x * sec ** _secants(name) for name, x in zip(fields, columns, strict=True)
+        name: x * sec ** _secants(name) for name, x in zip(nodal, columns, strict=True)
     }
 
 

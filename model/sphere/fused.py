@@ -23,7 +23,7 @@ from model.sphere.derivatives import Derivatives
 from model.sphere.waves import Curl, Flux, PointTables, RightHandSide, Waves
 
 if TYPE_CHECKING:
-    from model.sphere.ordered import OrderedWaves
+    from model.sphere.ordered import BandOfWaves
 
 T = TypeVar("T")
 Arrays = list[jax.Array]
@@ -57,9 +57,9 @@ class OfOneM(Derivatives):
 
 
 def through_points(
-    waves: "OrderedWaves", equation: RightHandSide, tables: PointTables, state: T
+    waves: "BandOfWaves", equation: RightHandSide, tables: PointTables, state: T
 ) -> T:
-    """As of `OrderedWaves`."""
+    """As of `OrderedWaves`, of the one band that holds all waves."""
     h, circle = waves.harmonics, waves.harmonics.transform
     kernels = _Kernels.create(waves, equation, tables, state)
     totals, of_m = _totals(waves), (waves.zonal, circle.values, circle.slopes)
@@ -79,7 +79,7 @@ def through_points(
     return mapped(kernels.over_latitudes, over_m, totals, of_m, sums)
 
 
-def _totals(waves: "OrderedWaves") -> jax.Array:
+def _totals(waves: "BandOfWaves") -> jax.Array:
     """-l (l + 1), its inverse or 0, and whether l is known, [3, l]."""
     h = waves.harmonics
     eigenvalues = h.laplacian_eigenvalues
@@ -119,7 +119,7 @@ class _Kernels:
     @classmethod
     def create(
         cls,
-        waves: "OrderedWaves",
+        waves: "BandOfWaves",
         equation: RightHandSide,
         tables: PointTables,
         state: T,

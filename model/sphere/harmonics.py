@@ -291,10 +291,8 @@ class SphericalHarmonics(Derivatives):
         """
         waves = field if isinstance(field, Waves) else Waves(field)
         lead = jax.tree.leaves(waves)[0].shape[:-3]
-        ordered = jax.tree.map(
-            lambda x: self.transform.ordered(x.reshape(-1, *x.shape[-3:])), waves
-        )
-        (nodal,) = self.transform.to_nodal([ordered])
+        waves = jax.tree.map(lambda x: x.reshape(-1, *x.shape[-3:]), waves)
+        (nodal,) = self.transform.to_nodal(self.ordered.enter([waves]))
         return nodal.reshape(*lead, *nodal.shape[1:])
 
     def to_modal(self, field: jax.Array | Flux | Curl) -> jax.Array:
@@ -311,7 +309,7 @@ class SphericalHarmonics(Derivatives):
 
     def all_to_modal(self, fluxes: list[Flux | Curl]) -> list[jax.Array]:
         """`to_modal` of arrays [plane, 2, latitude, longitude], as is fastest."""
-        return [self.transform.restored(x) for x in self.transform.from_nodal(fluxes)]
+        return self.ordered.leave(self.transform.from_nodal(fluxes))
 
     def synthesis(self, field: jax.Array | Waves) -> jax.Array:
         """[..., 2, m, l] -> [..., latitude, longitude], on one device.

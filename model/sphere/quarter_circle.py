@@ -8,6 +8,7 @@ time of fast Fourier transforms, which need fields to be moved.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,10 @@ from model.apart import apart
 from model.partitioning import LAT, LEVEL
 from model.precision import Precision, Table, einsum, of_table
 from model.sphere.grids import GaussianGrid
+from model.sphere.legendre_sums import LegendreSums
 from model.sphere.waves import (
+    Band,
+    Bands,
     Curl,
     Fields,
     Flux,
@@ -34,18 +38,23 @@ from model.sphere.waves import (
     half_cell,
     legendre_tables,
     middles,
-    own_m,
-    point_weights,
     sec2_latitude,
     turned,
     turned_back,
 )
 
+T = TypeVar("T")
+
+
+# Pairs of m of a band: two at TL127, one at TL63. More bands have less to multiply, but
+# smaller products take as long.
+BAND = 32
+
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["synthesis", "analysis", "fourier", "zonal", "sec2", "turn"],
-    meta_fields=["precision", "transposes"],
+    data_fields=["legendre", "fourier", "sec2", "turn"],
+    meta_fields=["edges", "precision", "transposes"],
 )
 @dataclasses.dataclass(frozen=True)
 class QuarterCircle:
@@ -55,31 +64,26 @@ class QuarterCircle:
     x + pi and pi - x have the same cosines and sines but for signs.
 
     Points have the shape [place, longitude, plane, latitude]: places by hemisphere,
-    half of the circle, and side of the half. Waves are ordered as
+    half of the circle, and side of the half. Waves of a band are ordered as
     [2, parity of l, parity of m, m // 2, plane, l // 2 or latitude], so that every sum
     is one product of matrices for each of the leading indices.
 
     Attributes:
-      synthesis: P and H of the northern hemisphere, each [2, parity of l, parity of m,
-        m // 2, l // 2, latitude], the same for cosines and sines.
-      analysis: P, and H / cos^2(latitude), times the weights of latitudes, the last two
-        axes exchanged. The parity is that of l for P, and the other one for H, so that
-        with that of m it tells whether they are even or odd about the equator.
+      legendre: sums over l, and over latitudes, of each band.
       fourier: cosines and sines, orthonormal on the circle, [2, parity of l, parity
         of m, longitude, m // 2]; the same for both parities of l.
-      zonal: all m, and their negative, [2, 1, parity of m, m // 2, 1, 1].
       sec2: 1 / cos^2(latitude), [latitude].
       turn: of `half_cell`, [2, m, 1].
+      edges: the first m of each band, and the number of m; all even.
       precision: of the products.
       transposes: whether fields are exchanged over `lat` between the two sums.
     """
 
-    synthesis: Waves
-    analysis: Waves
+    legendre: Bands[LegendreSums]
     fourier: Table
-    zonal: jax.Array
     sec2: jax.Array
     turn: jax.Array
+    edges: tuple[int, ...]
     precision: Precision
     transposes: bool
 
@@ -99,42 +103,30 @@ class QuarterCircle:
         quarter = middles(grid)[: grid.longitudes // 4]
         waves = circle_waves(shape[0], quarter).reshape(2, -1, 2, len(quarter))
         waves = waves.transpose(0, 2, 3, 1)
-        # [2, m // 2, parity of m, l // 2, parity of l, latitude]
         polynomials = legendre_tables(grid, *shape, top)
-        polynomials = polynomials.reshape(
-            2, shape[0] // 2, 2, shape[1] // 2, 2, polynomials.shape[-1]
+        pairs = shape[0] // 2
+        # Devices along `lat` have m of their own, each in one band.
+        bands = max(1, round(pairs / BAND)) if shards == 1 else 1
+        edges = tuple(2 * (i * pairs // bands) for i in range(bands + 1))
+        legendre = (
+            LegendreSums.of_band(grid, m[band.m], polynomials[:, *band], precision)
+            for band in Band.of_edges(edges)
         )
-        values, slopes = polynomials.transpose(0, 4, 2, 1, 3, 5)
-        weights, sec2 = point_weights(grid), sec2_latitude(grid)
-        zonal = m.reshape(-1, 2).T[..., None, None]
-        of_both = functools.partial(np.repeat, repeats=2, axis=0)  # cosines, sines
         tables = dict(
-            synthesis=Waves(of_both(values[None]), of_both(slopes[None])),
-            analysis=Waves(
-                of_both((values * weights).swapaxes(-1, -2)[None]),
-                of_both((slopes[::-1] * weights * sec2).swapaxes(-1, -2)[None]),
-            ),
+            legendre=tuple(legendre),
             fourier=Table.of(np.stack([waves, waves], axis=1)),
-            zonal=np.stack([zonal, -zonal])[:, None],
-            sec2=sec2,
+            sec2=sec2_latitude(grid),
             turn=half_cell(len(m), grid),
         )
         tables = jax.tree.map(lambda table: jnp.asarray(table, dtype), tables)
-        return cls(**tables, precision=precision, transposes=transposes)
+        return cls(**tables, edges=edges, precision=precision, transposes=transposes)
 
     def layout(self) -> "QuarterCircle":
         """Where the tables lie: `PartitionSpec`s in their places."""
-        if self.transposes:
-            synthesis = analysis = P(None, None, None, LAT)
-        else:
-            analysis = P(None, None, None, None, LAT)
-            synthesis = P(None, None, None, None, None, LAT)
         return dataclasses.replace(
             self,
-            synthesis=Waves(synthesis, synthesis),
-            analysis=Waves(analysis, analysis),
+            legendre=tuple(x.layout(self.transposes) for x in self.legendre),
             fourier=Table(P(), P()),
-            zonal=P(),
             sec2=P(LAT),
             turn=P(None, LAT) if self.transposes else P(),
         )
@@ -143,17 +135,35 @@ class QuarterCircle:
 
     # ---- order
 
-    def ordered(self, modal: jax.Array) -> jax.Array:
-        """[plane, 2, m, l] -> [2, parity, parity of m, m // 2, plane, l // 2]."""
-        planes, _, m, l = modal.shape  # noqa: E741
-        waves = turned(modal, self.turn).reshape(planes, 2, m // 2, 2, l // 2, 2)
-        return _transposed(waves, (1, 5, 3, 2, 0, 4))
+    @property
+    def bands(self) -> Bands[Band]:
+        """m and l of bands, if there is more than one of all m that there are."""
+        bands = Band.of_edges(self.edges)
+        return bands if len(bands) > 1 else (Band(slice(None), slice(None)),)
 
-    def restored(self, waves: jax.Array) -> jax.Array:
+    def ordered(self, modal: jax.Array) -> Bands[jax.Array]:
+        """[plane, 2, m, l] -> [2, parity, parity of m, m // 2, plane, l // 2]."""
+        modal = turned(modal, self.turn)
+
+        def of_band(band: Band) -> jax.Array:
+            x = modal[:, :, *band]
+            planes, _, m, l = x.shape  # noqa: E741
+            x = x.reshape(planes, 2, m // 2, 2, l // 2, 2)
+            return _transposed(x, (1, 5, 3, 2, 0, 4))
+
+        return tuple(map(of_band, self.bands))
+
+    def restored(self, waves: Bands[jax.Array]) -> jax.Array:
         """The inverse of `ordered`."""
-        *_, m, planes, l = waves.shape  # noqa: E741
-        modal = _transposed(waves, (4, 0, 3, 2, 5, 1))
-        return turned_back(modal.reshape(planes, 2, 2 * m, 2 * l), self.turn)
+        l = 2 * waves[0].shape[-1]  # noqa: E741
+
+        def of_band(x: jax.Array) -> jax.Array:
+            x = _transposed(x, (4, 0, 3, 2, 5, 1))
+            x = x.reshape(*x.shape[:2], 2 * x.shape[2], 2 * x.shape[4])
+            return jnp.pad(x, [(0, 0), (0, 0), (0, 0), (l - x.shape[-1], 0)])
+
+        modal = jnp.concatenate([of_band(x) for x in waves], axis=2)
+        return turned_back(modal, self.turn)
 
     @staticmethod
     def of_total(table: np.ndarray) -> np.ndarray:
@@ -185,30 +195,42 @@ class QuarterCircle:
 
     # ---- transforms
 
-    def to_nodal(self, fields: list[Waves]) -> Fields:
+    def to_nodal(self, fields: Bands[list[Waves]]) -> Fields:
         """Each, of ordered waves, -> [plane, 2, latitude, longitude], own latitudes."""
         return [self._joined(x) for x in self.to_points(fields)]
 
-    def from_nodal(self, fluxes: list[Flux | Curl]) -> Fields:
+    def from_nodal(self, fluxes: list[Flux | Curl]) -> Bands[Fields]:
         """Each, of arrays [plane, 2, latitude, longitude], -> ordered waves."""
         return self.from_points(jax.tree.map(self._split, fluxes))
 
-    def to_points(self, fields: list[Waves]) -> Fields:
+    def to_points(self, fields: Bands[list[Waves]]) -> Fields:
         """Each, of ordered waves, -> [place, longitude, plane, latitude].
 
         One by one, as caches want it, but for one exchange of all.
         """
-        waves = self._exchanged([self._over_l(x) for x in fields], to_latitudes=True)
+        waves = [
+            [sums.over_l(x) for sums, x in zip(self.legendre, field, strict=True)]
+            for field in zip(*fields, strict=True)
+        ]
+        waves = self._exchanged(waves, to_latitudes=True)
         return [self._over_m(x) for x in waves]
 
-    def from_points(self, fluxes: list[Flux | Curl]) -> Fields:
+    def from_points(self, fluxes: list[Flux | Curl]) -> Bands[Fields]:
         """Each, of arrays [place, longitude, plane, latitude], -> ordered waves."""
-        sums = jax.tree.map(self._over_longitudes, fluxes)
-        waves = [by_parts(x, lambda y: self.sec2 * self._d_dlon(y)) for x in sums]
-        leaves, structure = jax.tree.flatten(waves)
-        leaves = self._exchanged(leaves, to_latitudes=False)
-        waves = jax.tree.unflatten(structure, leaves)
-        return [self._over_latitudes(x) for x in waves]
+        leaves, structure = jax.tree.flatten(fluxes)
+        of_bands = zip(*map(self._over_longitudes, leaves), strict=True)
+        waves = [
+            [
+                by_parts(flux, lambda x, sums=sums: self.sec2 * sums.d_dlon(x))
+                for flux in structure.unflatten(own)
+            ]
+            for sums, own in zip(self.legendre, of_bands, strict=True)
+        ]
+        waves = self._exchanged(waves, to_latitudes=False)
+        return tuple(
+            [sums.over_latitudes(x) for x in own]
+            for sums, own in zip(self.legendre, waves, strict=True)
+        )
 
     def point_tables(self, matrices: Matrices, vectors: Matrices) -> PointTables:
         """Matrices [k, plane] and others for `at_points`.
@@ -262,62 +284,83 @@ class QuarterCircle:
         places = jnp.stack([first, last[:, ::-1], third, second[:, ::-1]], axis=1)
         return places.reshape(8, *places.shape[2:])
 
-    # ---- sums, one after another
-
-    def _over_l(self, field: Waves) -> jax.Array:
-        """-> [2, parity, parity of m, m // 2, plane, latitude]."""
-        values, slopes = self.synthesis.values, self.synthesis.slopes
-        total = None
-        for waves, table, finish in (
-            (field.values, values, lambda x: x),
-            (field.slopes, slopes, _other_parity),
-            (field.east, values, self._d_dlon),
-        ):
-            if waves is None:
-                continue
-            sums = finish(self._einsum("cpamxk,cpamkj->cpamxj", waves, table))
-            total = sums if total is None else total + sums
-        return total
-
-    def _over_m(self, waves: jax.Array) -> jax.Array:
-        """-> [place, longitude, plane, latitude]."""
-        sums = of_table(self.fourier, waves, self.precision)
+    def _over_m(self, waves: list[jax.Array]) -> jax.Array:
+        """Of all bands -> [place, longitude, plane, latitude]."""
+        sums = _to_longitudes(self.fourier, waves, self.precision)
         return _signed(_SIGNS, sums.reshape(8, *sums.shape[3:]))
 
-    def _over_longitudes(self, points: jax.Array) -> jax.Array:
-        """-> [2, parity, parity of m, m // 2, plane, latitude]."""
+    def _over_longitudes(self, points: jax.Array) -> list[jax.Array]:
+        """-> of all bands [2, parity, parity of m, m // 2, plane, latitude]."""
         sums = _signed(_SIGNS.T, points).reshape(2, 2, 2, *points.shape[1:])
-        return of_table(self.fourier.T, sums, self.precision)
+        pairs = tuple(np.diff(self.edges) // 2)
+        return _from_longitudes(self.fourier, sums, pairs, self.precision)
 
-    def _d_dlon(self, waves: jax.Array) -> jax.Array:
-        # As `waves.d_dlon`, but a CPU vectorises no loop over what is stacked.
-        return own_m(self.zonal, waves.shape[3], axis=3) * jnp.flip(waves, axis=0)
-
-    def _over_latitudes(self, waves: Waves) -> jax.Array:
-        """-> ordered waves."""
-        subscripts = "cpamxj,cpamjk->cpamxk"
-        total = self._einsum(subscripts, waves.values, self.analysis.values)
-        if waves.slopes is not None:
-            sums = self._einsum(subscripts, waves.slopes, self.analysis.slopes)
-            total += _other_parity(sums)
-        return total
-
-    def _exchanged(self, waves: Fields, to_latitudes: bool) -> Fields:
-        """Own m of all latitudes <-> all m of own latitudes."""
+    def _exchanged(self, waves: T, to_latitudes: bool) -> T:
+        """Own m of all latitudes <-> all m of own latitudes, of the one band."""
         if not self.transposes:
             return waves
         split, join = (-1, 3) if to_latitudes else (3, -1)
-        together = jnp.concatenate(waves, axis=4)
+        leaves, structure = jax.tree.flatten(waves)
+        together = jnp.concatenate(leaves, axis=4)
         exchanged = partitioning.all_to_all(together, LAT, split=split, join=join)
-        return jnp.split(exchanged, ends(waves, axis=4), axis=4)
-
-    def _einsum(self, subscripts: str, x: jax.Array, y: jax.Array) -> jax.Array:
-        return einsum(subscripts, x, y, self.precision)
+        return structure.unflatten(jnp.split(exchanged, ends(leaves, axis=4), axis=4))
 
 
-def _other_parity(waves: jax.Array) -> jax.Array:
-    """Of slopes, where they belong: l of H are of the other parity than those of P."""
-    return waves[:, ::-1]
+# ---- sums over m and over longitudes, of which each is the other's gradient
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _to_longitudes(
+    fourier: Table, waves: list[jax.Array], precision: Precision
+) -> jax.Array:
+    """[2, parity, parity, m // 2, ..] of all bands -> [.., longitude, ..]."""
+    return _times(fourier.matrix, jnp.concatenate(waves, axis=3), precision)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _from_longitudes(
+    fourier: Table, sums: jax.Array, pairs: tuple[int, ...], precision: Precision
+) -> list[jax.Array]:
+    """[2, parity, parity, longitude, ..] -> [.., m // 2, ..] of bands of so many."""
+    ends = np.cumsum(pairs)[:-1]
+    tables = jnp.split(fourier.transpose, ends, axis=3)
+    return [_times(table, sums, precision) for table in tables]
+
+
+def _times(table: jax.Array, x: jax.Array, precision: Precision) -> jax.Array:
+    return einsum("cpayz,cpazxj->cpayxj", table, x, precision)
+
+
+def _to_longitudes_forward(
+    fourier: Table, waves: list[jax.Array], precision: Precision
+) -> tuple[jax.Array, tuple]:
+    pairs = tuple(x.shape[3] for x in waves)
+    return _to_longitudes(fourier, waves, precision), (fourier, pairs)
+
+
+def _to_longitudes_backward(
+    precision: Precision, known: tuple, gradient: jax.Array
+) -> tuple[None, list[jax.Array]]:
+    return None, _from_longitudes(known[0], gradient, known[1], precision)
+
+
+def _from_longitudes_forward(
+    fourier: Table, sums: jax.Array, pairs: tuple[int, ...], precision: Precision
+) -> tuple[list[jax.Array], Table]:
+    return _from_longitudes(fourier, sums, pairs, precision), fourier
+
+
+def _from_longitudes_backward(
+    pairs: tuple[int, ...],
+    precision: Precision,
+    fourier: Table,
+    gradient: list[jax.Array],
+) -> tuple[None, jax.Array]:
+    return None, _to_longitudes(fourier, gradient, precision)
+
+
+_to_longitudes.defvjp(_to_longitudes_forward, _to_longitudes_backward)
+_from_longitudes.defvjp(_from_longitudes_forward, _from_longitudes_backward)
 
 
 @functools.partial(jax.jit, static_argnums=1)  # else it would bind x to a device

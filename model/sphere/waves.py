@@ -6,8 +6,9 @@ and no waves beyond the truncation. Waves of products are integrals against the 
 two, `Flux`: the divergence of a flux is integrated by parts.
 """
 
+import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +23,31 @@ from model.sphere.grids import GaussianGrid, fold
 if TYPE_CHECKING:
     from model.sphere.derivatives import Derivatives
 
+T = TypeVar("T")
 Fields = list[jax.Array]
+Bands = tuple[T, ...]
+"""Of each `Band` of waves the same."""
 Matrices = dict[str, jax.Array]
 Tables = dict[str, Table]
+
+
+class Band(NamedTuple):
+    """Some m, and l from the least of them up: where they are in arrays [..., m, l].
+
+    Waves have l >= m. So the higher half of m has half of l, and what is kept in two
+    bands is a quarter less.
+    """
+
+    m: slice
+    l: slice  # noqa: E741
+
+    @classmethod
+    def of_edges(cls, edges: tuple[int, ...]) -> "Bands[Band]":
+        """Bands of m from each of the edges to the next."""
+        return tuple(
+            cls(slice(start, end), slice(start, None))
+            for start, end in itertools.pairwise(edges)
+        )
 
 
 class PointTables(NamedTuple):
@@ -102,15 +125,15 @@ class RightHandSide(NamedTuple):
     fields on own latitudes. They may assume nothing about the axes of points.
 
     Attributes:
-      fields: of `Derivatives` and a state in order, the fields that go to points;
-        linear, some with slopes and some without.
+      fields: of `Derivatives` and a band of a state in order, the fields that go to
+        points; linear, some with slopes and some without.
       columns: of points, what own layers tell of their columns; its `planes` are a
         tree of planes [1, ...] that other devices need to know.
       exchanged: of such a tree, another one, of what others tell of theirs.
       products: of points, their columns and what others tell, products, some of them
         with a flux.
-      tendency: of `Derivatives` and what was made of every product, a state in order;
-        linear.
+      tendency: of `Derivatives` and what was made of every product, a band of a state
+        in order; linear.
     """
 
     fields: Callable[["Derivatives", Any], list[Waves]]

@@ -17,6 +17,8 @@ from model.partitioning import LAT
 from model.precision import Precision, Table, einsum
 from model.sphere.grids import GaussianGrid
 from model.sphere.waves import (
+    Band,
+    Bands,
     Curl,
     Fields,
     Flux,
@@ -129,12 +131,16 @@ class WholeCircle:
 
     # ---- order
 
-    def ordered(self, modal: jax.Array) -> jax.Array:
-        """[plane, 2, m, l] -> [2, m, plane, l]."""
-        return turned(modal, self.turn).transpose(1, 2, 0, 3)
+    # Whoever multiplies so fast has all waves in one.
+    bands = (Band(slice(None), slice(None)),)
 
-    def restored(self, waves: jax.Array) -> jax.Array:
+    def ordered(self, modal: jax.Array) -> Bands[jax.Array]:
+        """[plane, 2, m, l] -> [2, m, plane, l]."""
+        return (turned(modal, self.turn).transpose(1, 2, 0, 3),)
+
+    def restored(self, waves: Bands[jax.Array]) -> jax.Array:
         """The inverse of `ordered`."""
+        (waves,) = waves
         return turned_back(waves.transpose(2, 0, 1, 3), self.turn)
 
     @staticmethod
@@ -163,22 +169,23 @@ class WholeCircle:
 
     # ---- transforms
 
-    def to_nodal(self, fields: list[Waves]) -> Fields:
+    def to_nodal(self, fields: Bands[list[Waves]]) -> Fields:
         """Each, of ordered waves, -> [plane, 2, latitude, longitude], own latitudes."""
         points = self.to_points(fields)
         return [x.reshape(len(x), 2, -1, x.shape[-1]) for x in points]
 
-    def from_nodal(self, fluxes: list[Flux | Curl]) -> Fields:
+    def from_nodal(self, fluxes: list[Flux | Curl]) -> Bands[Fields]:
         """Each, of arrays [plane, 2, latitude, longitude], -> ordered waves."""
         return self.from_points(
             jax.tree.map(lambda x: x.reshape(len(x), -1, x.shape[-1]), fluxes)
         )
 
-    def to_points(self, fields: list[Waves]) -> Fields:
+    def to_points(self, fields: Bands[list[Waves]]) -> Fields:
         """Each, of ordered waves, -> [plane, latitude, longitude], own latitudes.
 
         Fields of one sort together.
         """
+        (fields,) = fields
         points = [None] * len(fields)
         for sort in sorted({_sort(x) for x in fields}):
             places = [i for i, x in enumerate(fields) if _sort(x) == sort]
@@ -190,7 +197,7 @@ class WholeCircle:
                 points[i] = part
         return points
 
-    def from_points(self, fluxes: list[Flux | Curl]) -> Fields:
+    def from_points(self, fluxes: list[Flux | Curl]) -> Bands[Fields]:
         """Each, of arrays [plane, latitude, longitude], -> ordered waves."""
         leaves, structure = jax.tree.flatten(fluxes)
         # A flux may be that of a divergence and of a curl.
@@ -210,7 +217,7 @@ class WholeCircle:
             split = jnp.split(analysed, planes, axis=2)
             for i, part in zip(places, split, strict=True):
                 modal[i] = part
-        return modal
+        return (modal,)
 
     def point_tables(self, matrices: Matrices, vectors: Matrices) -> PointTables:
         """Matrices [k, plane] and others for `at_points`."""

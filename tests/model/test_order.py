@@ -17,6 +17,7 @@ from model.dynamics.conservation import FIXERS, fixers
 from model.dynamics.filters import exponential_filter, filtered
 from model.dynamics.integrators import imex_step
 from model.dynamics.primitive_equations import HUMIDITY, PrimitiveEquations
+from model.sphere import quarter_circle
 from model.sphere.grids import parse_grid
 from model.sphere.quarter_circle import QuarterCircle
 from model.sphere.whole_circle import WholeCircle
@@ -26,6 +27,12 @@ from tests.model.test_partitioned_core import equations_and_state, on_mesh
 GRID, SIGMA = parse_grid("T21"), SigmaLevels.equidistant(8)
 MINUTES = 30.0
 TRANSFORMS = {"highest": QuarterCircle, "bf16_3x_emulated": WholeCircle}
+
+
+@pytest.fixture
+def bands(monkeypatch):
+    """As many bands of m on a small grid as there are on a large one: 11 pairs in 3."""
+    monkeypatch.setattr(quarter_circle, "BAND", 4)
 
 
 def moist_wave(precision, top, grid=GRID):
@@ -51,6 +58,29 @@ def test_entering_and_leaving_changes_nothing(precision, top):
     again = equations.leave(equations.enter(state))
     for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(state), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-15 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("top", [False, True])
+def test_bands_hold_every_wave(bands, top):
+    equations, state = moist_wave("highest", top)
+    assert [x.m.start for x in equations.harmonics.transform.bands] == [0, 6, 14]
+    again = equations.leave(equations.enter(state))
+    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(state), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-15 * np.abs(b).max())
+
+
+def test_bands_make_the_same_tendency(bands):
+    """As one band of all, also where the gradient of humidity is transformed."""
+    for grid in (GRID, parse_grid("TL31")):
+        equations, state = moist_wave("highest", top=False, grid=grid)
+        one_band = as_on_tpus(equations)
+        assert len(equations.harmonics.transform.bands) > 2
+        for a, b in zip(
+            jax.tree.leaves(equations.explicit(state)),
+            jax.tree.leaves(one_band.explicit(state)),
+            strict=True,
+        ):
+            np.testing.assert_allclose(a, b, atol=1e-10 * np.abs(b).max())
 
 
 @pytest.mark.parametrize("precision", TRANSFORMS)
@@ -131,17 +161,22 @@ def fixed_step_and_gradient(equations, state):
         ("whole", 1, 4),
         ("kernels", 2, 2),
         ("kernels", 1, 4),
+        ("bands", 2, 1),
         pytest.param("kernels", 1, 1, marks=pytest.mark.slow),
         pytest.param("whole", 1, 1, marks=pytest.mark.slow),
         pytest.param("quarter", 2, 2, marks=pytest.mark.slow),
         pytest.param("quarter", 1, 4, marks=pytest.mark.slow),
     ],
 )
-def test_all_transforms_on_all_meshes_make_the_same_step(circle, level, lat):
+def test_all_transforms_on_all_meshes_make_the_same_step(
+    circle, level, lat, monkeypatch
+):
     """One device with the transforms of a CPU is what all others are compared with."""
     expected = jax.jit(fixed_step_and_gradient)(*equations_and_state("float64", 1))
+    if circle == "bands":
+        monkeypatch.setattr(quarter_circle, "BAND", 4)
     equations, state = equations_and_state("float64", lat)
-    if circle != "quarter":
+    if circle in ("whole", "kernels"):
         equations = as_on_tpus(equations, kernels=circle == "kernels")
     made = on_mesh(fixed_step_and_gradient, level, lat, equations)(equations, state)
     rows = GRID.truncation + 1
