@@ -6,6 +6,7 @@ waves, but for an exchange of layers between devices that all bands share.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -20,8 +21,8 @@ from model.sphere.waves import Bands, Matrices, Tables, ends
 if TYPE_CHECKING:
     from model.dynamics.primitive_equations import PrimitiveEquations
 
-Layers = tuple[jax.Array, jax.Array]
-"""Layers in the order of the transforms [.., level, l], and planes [.., k, l]."""
+LayersAndPlanes = tuple[jax.Array, jax.Array]
+"""Waves in order, [.., level, l] and [.., k, l]."""
 
 
 def linear_matrices(equations: "PrimitiveEquations") -> Matrices:
@@ -76,7 +77,7 @@ class GravityWaves:
             tracers=dict.fromkeys(state.tracers),
         )
 
-    def right_hand_side(self, state: State, step: float | jax.Array) -> Layers:
+    def right_hand_side(self, state: State, step: float | jax.Array) -> LayersAndPlanes:
         """Of the equation for the divergence at the end of a step: own layers' part.
 
         And what they add to that of all layers above.
@@ -113,7 +114,7 @@ class GravityWaves:
             tracers=state.tracers,
         )
 
-    def potential(self, state: State) -> Layers:
+    def potential(self, state: State) -> LayersAndPlanes:
         """R (G T + Tref ln ps) for the layers of this device, as far as they make it.
 
         And what they add to that of all layers above, as one plane.
@@ -130,11 +131,11 @@ class GravityWaves:
         return self.waves.over_planes(self.tables[name], x)
 
 
-def all_layers(bands: Bands[Layers]) -> Bands[Layers]:
+def all_layers(bands: Sequence[LayersAndPlanes]) -> Bands[LayersAndPlanes]:
     """The layers of all devices, and a plane of each, with one exchange.
 
     Args:
-      bands: own layers, and a plane that they make [.., 1, l].
+      bands: of each own layers, and a plane that they make [.., 1, l].
 
     Returns:
       [.., all levels, l], and for each device the sum of the planes of those that hold
@@ -157,7 +158,7 @@ def all_layers(bands: Bands[Layers]) -> Bands[Layers]:
     )
 
 
-def _taken_apart(everyone: jax.Array, devices: int) -> Layers:
+def _taken_apart(everyone: jax.Array, devices: int) -> LayersAndPlanes:
     """Layers and sums of planes, from own layers and a plane of every device."""
     leading, rows = everyone.shape[:-2], everyone.shape[-1]
     everyone = everyone.reshape(*leading, devices, -1, rows)
