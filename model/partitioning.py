@@ -4,7 +4,7 @@ The model is written for the part of one device, as `jax.shard_map` runs it over
 mesh ('data', 'ensemble', 'level', 'lat'). Along `level` and `lat` a device holds
 
   spectral fields   [..., level, 2, m, l]               levels / level, m / lat
-  the same in order [2, ..., m, level, l]               levels / level, m / lat
+  in order, a band  [2, ..., m, level, l]               levels / level, m / lat
   in transforms     [..., level, 2, latitude, longitude] levels / level, pairs / lat
   whole columns     [..., level, 2, latitude, longitude] longitudes / level, pairs / lat
 

@@ -24,6 +24,7 @@ from model.dynamics.primitive_equations import (
 from model.dynamics.state import State
 from model.precision import transform_precision
 from model.sphere.grids import GaussianGrid
+from model.sphere.waves import Bands
 from model.vertical.sigma import SigmaLevels
 from pipeline.errors import UserError
 
@@ -81,7 +82,9 @@ class Case:
             shards=shards,
         )
 
-    def filtered_step(self, equations: OrderedEquations) -> Callable[[State], State]:
+    def filtered_step(
+        self, equations: OrderedEquations
+    ) -> Callable[[Bands[State]], Bands[State]]:
         """Ours, of a state in the order of the transforms."""
         smooth = exponential_filter(
             *(self.grid, self.minutes, FILTER_MINUTES, FILTER_ORDER),

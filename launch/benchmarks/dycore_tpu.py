@@ -16,6 +16,7 @@ from launch.tpu.measure import Measurement, abstract, measure
 from model.dynamics.primitive_equations import PrimitiveEquations
 from model.dynamics.state import State
 from model.partitioning import LAT, LEVEL, varying
+from model.sphere.waves import Bands
 from pipeline.errors import UserError
 
 T = TypeVar("T")
@@ -102,15 +103,11 @@ def our_step(case: Case, mesh: Mesh) -> tuple[Any, tuple]:
         )
 
     layout = (of_state(P(None, LAT, LEVEL), P(None, LAT)),)
-    state = of_state(
-        *(
-            jax.ShapeDtypeStruct((parts, m, planes, l), jnp.float32)
-            for planes in (case.sigma.layers, 1)
-        )
-    )
-    state = (state,)
+    planes = case.sigma.layers, 1
+    arrays = (jax.ShapeDtypeStruct((parts, m, x, l), jnp.float32) for x in planes)
+    state = (of_state(*arrays),)
 
-    def step(equations: PrimitiveEquations, state: tuple[State]) -> tuple[State]:
+    def step(equations: PrimitiveEquations, state: Bands[State]) -> Bands[State]:
         equations, state = varying((equations, state))
         (end,) = case.filtered_step(equations.ordered)(state)
         # Equal along `level`, which has to be said: devices keep a copy each.

@@ -33,8 +33,8 @@ from model.sphere.waves import Bands, Waves
 from model.vertical.layers import on_layers, sum_layers
 
 T = TypeVar("T")
-Y = State | Bands[State]
-"""In either order."""
+AnyState = State | Bands[State]
+"""In the order of the equations, whichever that is."""
 
 
 @jax.tree_util.register_dataclass
@@ -78,7 +78,7 @@ class Budget:
         }
 
 
-def budget(equations: Equations, state: Y) -> Budget:
+def budget(equations: Equations, state: AnyState) -> Budget:
     """The means of a state; inside `shard_map`, equal on all of its devices.
 
     The state is in the order of the equations.
@@ -138,10 +138,10 @@ def budget(equations: Equations, state: Y) -> Budget:
 # ---- fixers
 
 
-def fix_mean_log_surface_pressure(equations: Equations) -> StepFilter[Y]:
+def fix_mean_log_surface_pressure(equations: Equations) -> StepFilter[AnyState]:
     """Keeps the mean of ln(ps), as the published models do."""
 
-    def fix(before: Y, after: Y) -> Y:
+    def fix(before: AnyState, after: AnyState) -> AnyState:
         old, new = (_with_mean(x).log_surface_pressure for x in (before, after))
         kept = jnp.where(_with_mean(equations.waves.is_mean), old, new)
         return _replaced(after, log_surface_pressure=kept)
@@ -149,10 +149,10 @@ def fix_mean_log_surface_pressure(equations: Equations) -> StepFilter[Y]:
     return fix
 
 
-def fix_dry_mass(equations: Equations) -> StepFilter[Y]:
+def fix_dry_mass(equations: Equations) -> StepFilter[AnyState]:
     """Keeps the dry mass: scales the surface pressure by one factor everywhere."""
 
-    def fix(before: Y, after: Y) -> Y:
+    def fix(before: AnyState, after: AnyState) -> AnyState:
         old, new = budget(equations, before), budget(equations, after)
         change = _uniform(equations, jnp.log(old.dry_mass / new.dry_mass))
         lnps = _with_mean(after).log_surface_pressure + change
@@ -161,14 +161,16 @@ def fix_dry_mass(equations: Equations) -> StepFilter[Y]:
     return fix
 
 
-def fix_total_energy(equations: Equations, forcing: Y | None = None) -> StepFilter[Y]:
+def fix_total_energy(
+    equations: Equations, forcing: AnyState | None = None
+) -> StepFilter[AnyState]:
     """Keeps the total energy: changes the temperature by one amount everywhere.
 
     `forcing` is what a physics adds to the state in the step; the energy that it
     brings is kept too. Put it after the fixers of mass, which change the energy.
     """
 
-    def fix(before: Y, after: Y) -> Y:
+    def fix(before: AnyState, after: AnyState) -> AnyState:
         if forcing is not None:
             before = jax.tree.map(jnp.add, before, forcing)
         old, new = budget(equations, before), budget(equations, after)
@@ -185,8 +187,8 @@ FIXERS = ("mean_log_surface_pressure", "dry_mass", "total_energy")
 def fixers(
     names: Sequence[str],
     equations: Equations,
-    forcing: Y | None = None,
-) -> list[StepFilter[Y]]:
+    forcing: AnyState | None = None,
+) -> list[StepFilter[AnyState]]:
     """The fixers of these `FIXERS`, in the order in which they go together.
 
     `forcing` is what a physics adds to the state in the step, if there is one.
@@ -213,7 +215,7 @@ def _with_mean(x: T | Bands[T]) -> T:
     return x[0] if isinstance(x, tuple) else x
 
 
-def _replaced(state: Y, **fields: jax.Array) -> Y:
+def _replaced(state: AnyState, **fields: jax.Array) -> AnyState:
     """A state with other fields, where the mean over the sphere is."""
     first = dataclasses.replace(_with_mean(state), **fields)
     return (first, *state[1:]) if isinstance(state, tuple) else first

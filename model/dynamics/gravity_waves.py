@@ -6,7 +6,7 @@ waves, but for an exchange of layers between devices that all bands share.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import jax
@@ -58,15 +58,21 @@ class GravityWaves:
     waves: BandOfWaves
     tables: Tables
 
-    def tendency(self, state: State, divergence: jax.Array, below: jax.Array) -> State:
+    def tendency(
+        self,
+        state: State,
+        potential: jax.Array,
+        divergence: jax.Array,
+        below: jax.Array,
+    ) -> State:
         """Tendency of a state; None of vorticity and tracers.
 
         Args:
           state: own layers.
-          divergence, below: `all_layers` of its divergence and what `potential` says of
-            own layers.
+          potential: of them (`potential`).
+          divergence, below: `all_layers` of its divergence, and of what own layers add
+            to the potential of those above.
         """
-        potential, _ = self.potential(state)
         place = partitioning.index(LEVEL)
         below = jax.lax.dynamic_slice_in_dim(below, place, 1, axis=-2)
         return State(
@@ -131,7 +137,7 @@ class GravityWaves:
         return self.waves.over_planes(self.tables[name], x)
 
 
-def all_layers(bands: Sequence[LayersAndPlanes]) -> Bands[LayersAndPlanes]:
+def all_layers(bands: Iterable[LayersAndPlanes]) -> Bands[LayersAndPlanes]:
     """The layers of all devices, and a plane of each, with one exchange.
 
     Args:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from model import partitioning, units
+from model import units
 from model.dynamics.gravity_waves import GravityWaves, all_layers, linear_matrices
 from model.dynamics.products import CONDENSATES as CONDENSATES
 from model.dynamics.products import (
@@ -222,7 +222,7 @@ class OrderedEquations:
       point_tables: what multiplies columns of points (`model.dynamics.products`).
       wave_tables: of `linear_matrices`, for each band. Like those of points they have
         no gradient.
-      ground: Laplacian of the surface geopotential, of one plane.
+      ground: Laplacian of the surface geopotential, of each band one plane.
     """
 
     equations: PrimitiveEquations
@@ -278,11 +278,17 @@ class OrderedEquations:
 
     def implicit(self, state: Bands[State]) -> Bands[State]:
         """Tendency of the linear gravity-wave terms; None of vorticity and tracers."""
-        bands = list(zip(self._linear, state, strict=True))
-        known = all_layers([(x.divergence, part.potential(x)[1]) for part, x in bands])
+        parts = self._linear
+        potentials = list(map(GravityWaves.potential, parts, state))
+        known = all_layers(
+            (x.divergence, plane)
+            for x, (_, plane) in zip(state, potentials, strict=True)
+        )
         return tuple(
-            part.tendency(x, *layers)
-            for (part, x), layers in zip(bands, known, strict=True)
+            part.tendency(x, potential, *layers)
+            for part, x, (potential, _), layers in zip(
+                parts, state, potentials, known, strict=True
+            )
         )
 
     def implicit_solve(
@@ -309,28 +315,3 @@ class OrderedEquations:
 
 Equations = PrimitiveEquations | OrderedEquations
 """In either order."""
-
-
-def _all_layers(x: jax.Array, plane: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The layers of all devices, and a plane of each, with one exchange.
-
-    Args:
-      x: own layers in the order of the transforms, [..., level, l].
-      plane: something of them, [..., 1, l].
-
-    Returns:
-      [..., all levels, l], and for each device the sum of the planes of those that hold
-      the layers below its own, [..., devices, l].
-    """
-    devices, own = partitioning.size(LEVEL), x.shape[-2]
-    if devices == 1:
-        return x, jnp.zeros_like(plane)
-    both = jnp.concatenate([x, plane], axis=-2)
-    everyone = partitioning.all_gather(both, LEVEL, dimension=-2)
-    everyone = everyone.reshape(*x.shape[:-2], devices, own + 1, x.shape[-1])
-    layers = everyone[..., :own, :].reshape(*x.shape[:-2], -1, x.shape[-1])
-    ones = jnp.triu(jnp.ones((devices, devices), x.dtype), 1)
-    below = jnp.einsum(
-        "kj,...jl->...kl", ones, everyone[..., own, :], precision="highest"
-    )
-    return layers, below

@@ -79,12 +79,12 @@ def point_vectors(equations: "PrimitiveEquations") -> dict[str, jax.Array]:
 
 
 def fields(aliased: bool, h: Derivatives, state: State) -> list[Waves]:
-    """What goes to points, of a state in the order of the transforms.
+    """What goes to points, of a band of a state in the order of the transforms.
 
     Args:
       aliased: whether there is humidity, on a grid that does not resolve products.
       h: its derivatives.
-      state: of all m that are transformed.
+      state: all of the band.
     """
     lnps = state.log_surface_pressure
     made = [Waves(state.vorticity), Waves(state.divergence), Waves(state.temperature)]

@@ -60,9 +60,10 @@ class OrderedWaves:
     def enter(self, modal: T) -> Bands[T]:
         """A tree of arrays [level, 2, own m, l] or [2, own m, l], put in order."""
         leaves, structure = jax.tree.flatten(modal)
-        leaves = [x[None] if x.ndim == 3 else x for x in leaves]
-        of_bands = zip(*map(self._transform.ordered, leaves), strict=True)
-        return tuple(structure.unflatten(x) for x in of_bands)
+        waves = [self._transform.ordered(x[None] if x.ndim == 3 else x) for x in leaves]
+        return tuple(
+            structure.unflatten([x[i] for x in waves]) for i in range(len(self.bands))
+        )
 
     def leave(self, waves: Bands[T]) -> T:
         """The inverse of `enter`; what is on a surface has a level of its own."""
@@ -85,6 +86,7 @@ class OrderedWaves:
     def _exchanged(self, exchange: Callable[..., jax.Array], waves: T) -> T:
         if not self.harmonics.gathers or partitioning.size(LAT) == 1:
             return waves
+        # Where devices share m there is one band.
         leaves, structure = jax.tree.flatten(waves)
         joined = exchange(jnp.concatenate(leaves, axis=-2), LAT, dimension=-3)
         return structure.unflatten(jnp.split(joined, ends(leaves, axis=-2), axis=-2))
@@ -177,7 +179,7 @@ class BandOfWaves(Derivatives):
         """A matrix [k, plane] times an array of so many planes."""
         return self._transform.over_planes(table, waves)
 
-    def _known(self, dtype: jnp.dtype) -> jax.Array:
+    def _known(self, dtype: jnp.dtype) -> np.ndarray:
         """1 up to l = n, then 0."""
         h = self.harmonics
         return self.of_total((h.total_wavenumber <= h.grid.truncation).astype(dtype))

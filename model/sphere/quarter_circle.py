@@ -137,9 +137,8 @@ class QuarterCircle:
 
     @property
     def bands(self) -> Bands[Band]:
-        """m and l of bands, if there is more than one of all m that there are."""
-        bands = Band.of_edges(self.edges)
-        return bands if len(bands) > 1 else (Band(slice(None), slice(None)),)
+        """Of all m; a device that has fewer has one band."""
+        return Band.of_edges(self.edges)
 
     def ordered(self, modal: jax.Array) -> Bands[jax.Array]:
         """[plane, 2, m, l] -> [2, parity, parity of m, m // 2, plane, l // 2]."""
@@ -286,14 +285,18 @@ class QuarterCircle:
 
     def _over_m(self, waves: list[jax.Array]) -> jax.Array:
         """Of all bands -> [place, longitude, plane, latitude]."""
-        sums = _to_longitudes(self.fourier, waves, self.precision)
+        sums = _to_longitudes(self.fourier, waves, self._pairs, self.precision)
         return _signed(_SIGNS, sums.reshape(8, *sums.shape[3:]))
 
     def _over_longitudes(self, points: jax.Array) -> list[jax.Array]:
         """-> of all bands [2, parity, parity of m, m // 2, plane, latitude]."""
         sums = _signed(_SIGNS.T, points).reshape(2, 2, 2, *points.shape[1:])
-        pairs = tuple(np.diff(self.edges) // 2)
-        return _from_longitudes(self.fourier, sums, pairs, self.precision)
+        return _from_longitudes(self.fourier, sums, self._pairs, self.precision)
+
+    @property
+    def _pairs(self) -> tuple[int, ...]:
+        """Of m, of each band."""
+        return tuple(np.diff(self.edges) // 2)
 
     def _exchanged(self, waves: T, to_latitudes: bool) -> T:
         """Own m of all latitudes <-> all m of own latitudes, of the one band."""
@@ -309,11 +312,17 @@ class QuarterCircle:
 # ---- sums over m and over longitudes, of which each is the other's gradient
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _to_longitudes(
-    fourier: Table, waves: list[jax.Array], precision: Precision
+    fourier: Table,
+    waves: list[jax.Array],
+    pairs: tuple[int, ...],
+    precision: Precision,
 ) -> jax.Array:
-    """[2, parity, parity, m // 2, ..] of all bands -> [.., longitude, ..]."""
+    """[2, parity, parity, m // 2, ..] of all bands -> [.., longitude, ..].
+
+    `pairs` of m has each band. The waves alone have a gradient.
+    """
     return _times(fourier.matrix, jnp.concatenate(waves, axis=3), precision)
 
 
@@ -321,46 +330,23 @@ def _to_longitudes(
 def _from_longitudes(
     fourier: Table, sums: jax.Array, pairs: tuple[int, ...], precision: Precision
 ) -> list[jax.Array]:
-    """[2, parity, parity, longitude, ..] -> [.., m // 2, ..] of bands of so many."""
-    ends = np.cumsum(pairs)[:-1]
-    tables = jnp.split(fourier.transpose, ends, axis=3)
+    """[2, parity, parity, longitude, ..] -> [.., m // 2, ..] of all bands."""
+    tables = jnp.split(fourier.transpose, np.cumsum(pairs)[:-1], axis=3)
     return [_times(table, sums, precision) for table in tables]
+
+
+_to_longitudes.defvjp(
+    lambda fourier, x, *sizes: (_to_longitudes(fourier, x, *sizes), fourier),
+    lambda *given: (None, _from_longitudes(*given[2:], *given[:2])),
+)
+_from_longitudes.defvjp(
+    lambda fourier, x, *sizes: (_from_longitudes(fourier, x, *sizes), fourier),
+    lambda *given: (None, _to_longitudes(*given[2:], *given[:2])),
+)
 
 
 def _times(table: jax.Array, x: jax.Array, precision: Precision) -> jax.Array:
     return einsum("cpayz,cpazxj->cpayxj", table, x, precision)
-
-
-def _to_longitudes_forward(
-    fourier: Table, waves: list[jax.Array], precision: Precision
-) -> tuple[jax.Array, tuple]:
-    pairs = tuple(x.shape[3] for x in waves)
-    return _to_longitudes(fourier, waves, precision), (fourier, pairs)
-
-
-def _to_longitudes_backward(
-    precision: Precision, known: tuple, gradient: jax.Array
-) -> tuple[None, list[jax.Array]]:
-    return None, _from_longitudes(known[0], gradient, known[1], precision)
-
-
-def _from_longitudes_forward(
-    fourier: Table, sums: jax.Array, pairs: tuple[int, ...], precision: Precision
-) -> tuple[list[jax.Array], Table]:
-    return _from_longitudes(fourier, sums, pairs, precision), fourier
-
-
-def _from_longitudes_backward(
-    pairs: tuple[int, ...],
-    precision: Precision,
-    fourier: Table,
-    gradient: list[jax.Array],
-) -> tuple[None, jax.Array]:
-    return None, _to_longitudes(fourier, gradient, precision)
-
-
-_to_longitudes.defvjp(_to_longitudes_forward, _to_longitudes_backward)
-_from_longitudes.defvjp(_from_longitudes_forward, _from_longitudes_backward)
 
 
 @functools.partial(jax.jit, static_argnums=1)  # else it would bind x to a device

@@ -161,6 +161,7 @@ def fixed_step_and_gradient(equations, state):
         ("whole", 1, 4),
         ("kernels", 2, 2),
         ("kernels", 1, 4),
+        ("bands", 1, 1),
         ("bands", 2, 1),
         pytest.param("kernels", 1, 1, marks=pytest.mark.slow),
         pytest.param("whole", 1, 1, marks=pytest.mark.slow),
@@ -175,7 +176,10 @@ def test_all_transforms_on_all_meshes_make_the_same_step(
     expected = jax.jit(fixed_step_and_gradient)(*equations_and_state("float64", 1))
     if circle == "bands":
         monkeypatch.setattr(quarter_circle, "BAND", 4)
-    equations, state = equations_and_state("float64", lat)
+        equations, state = equations_and_state.__wrapped__("float64", lat)
+        assert len(equations.harmonics.transform.bands) == 3
+    else:
+        equations, state = equations_and_state("float64", lat)
     if circle in ("whole", "kernels"):
         equations = as_on_tpus(equations, kernels=circle == "kernels")
     made = on_mesh(fixed_step_and_gradient, level, lat, equations)(equations, state)
