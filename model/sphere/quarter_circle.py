@@ -46,8 +46,8 @@ from model.sphere.waves import (
 T = TypeVar("T")
 
 
-# Pairs of m of a band: two at TL127, one at TL63. More bands have less to multiply, but
-# smaller products take as long.
+# Pairs of m that a band has: at TL127 there are two bands, at TL63 one. More bands have
+# less to multiply, but smaller products take as long.
 BAND = 32
 
 
