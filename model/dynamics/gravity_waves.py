@@ -28,11 +28,12 @@ LayersAndPlanes = tuple[jax.Array, jax.Array]
 def linear_matrices(equations: "PrimitiveEquations") -> Matrices:
     """What multiplies columns of waves, each [k, plane].
 
-    Of `PrimitiveEquations` by name, and `geopotential` and `weights`
-    (`Layers.hydrostatic_weights`), times R.
+    Of `PrimitiveEquations` by name, and `reference` (its temperature), `geopotential`
+    and `weights` (`Layers.hydrostatic_weights`), times R.
     """
     e, layers = equations, equations.layers
     return {
+        "reference": units.GAS_CONSTANT * e.reference_temperature[:, None],
         "geopotential": units.GAS_CONSTANT * layers.geopotential_matrix,
         "weights": units.GAS_CONSTANT * layers.hydrostatic_weights[None],
         "heating": e.heating,
@@ -126,8 +127,10 @@ class GravityWaves:
         And what they add to that of all layers above, as one plane.
         """
         temperature, lnps = state.temperature, state.log_surface_pressure
-        reference = units.GAS_CONSTANT * self.equations.reference_temperature[:, None]
-        potential = self._columns("geopotential", temperature) + reference * lnps
+        # As a product: of what is broadcast over layers and, in a batch of members, has
+        # eight axes, jaxlib 0.10.2 makes a wrong gradient on CPUs, NaN or a crash.
+        potential = self._columns("geopotential", temperature)
+        potential += self._columns("reference", lnps)
         if partitioning.size(LEVEL) == 1:
             return potential, jnp.zeros_like(lnps)
         return potential, self._columns("weights", temperature)
