@@ -1,6 +1,7 @@
 """8 virtual CPU devices and float64 for every test.
 
-`--drills` adds those for continuous integration, `--slow` runs the slow ones alone.
+`--drills` runs those that continuous integration adds, `--slow` the slow ones; each
+alone.
 """
 
 import importlib.util
@@ -21,24 +22,21 @@ jax.config.update("jax_enable_x64", True)
 
 
 def pytest_addoption(parser):
-    parser.addoption("--drills", action="store_true", help="run the drills too")
+    parser.addoption("--drills", action="store_true", help="run the drills alone")
     parser.addoption("--slow", action="store_true", help="run the slow tests alone")
 
 
 def pytest_collection_modifyitems(config, items):
-    if config.getoption("--slow"):
-        config.hook.pytest_deselected(items=[x for x in items if not is_slow(x)])
-        items[:] = [x for x in items if is_slow(x)]
-        return
-    for item in items:
-        if is_slow(item):
-            item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
-        elif "drill" in item.keywords and not config.getoption("--drills"):
-            item.add_marker(pytest.mark.skip(reason="drill: run with --drills"))
+    kinds = [x for x in ("drills", "slow") if config.getoption(f"--{x}")] or ["default"]
+    others = [x for x in items if kind(x) not in kinds]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [x for x in items if kind(x) in kinds]
 
 
-def is_slow(item):
-    return "slow" in item.keywords
+def kind(item):
+    if "slow" in item.keywords:
+        return "slow"
+    return "drills" if "drill" in item.keywords else "default"
 
 
 @pytest.fixture(scope="session")
