@@ -5,7 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import checks
+from pipeline.checks.changes import (
+    LONGEST_STEP,
+    change,
+    find_turned_in_time,
+    find_unusual_changes,
+)
+from pipeline.checks.physics import find_earth_faults, find_state_faults
 from pipeline.files import Folder
 from pipeline.layout import store_files
 from pipeline.plan import Plan
@@ -146,7 +152,7 @@ def _fields(store: Store, sound: set[Item]) -> list[dict[str, Any]]:
     turned: list[str] = []
     changes: list[str] = []
     if "simulated" not in plan.attributes:
-        states += checks.find_earth_faults(static, latitude)
+        states += find_earth_faults(static, latitude)
     looked = compared = 0
     runs = list(_runs(plan, sound))
     for index in runs:
@@ -161,18 +167,16 @@ def _fields(store: Store, sound: set[Item]) -> list[dict[str, Any]]:
             n for n in fields if plan.sigma_layers is None or plan.kind(n) != "levels"
         ]
         state = static | {name: fields[name][0] for name in known}
-        states += checks.find_state_faults(state, latitude, plan.levels, times[0])
+        states += find_state_faults(state, latitude, plan.levels, times[0])
         for name, x in fields.items():
-            near = np.diff(times, prepend=times[0]) <= checks.LONGEST_STEP
+            near = np.diff(times, prepend=times[0]) <= LONGEST_STEP
             for step in np.flatnonzero(near[1:]) + 1:
                 before, after, time = x[step - 1], x[step], times[step]
-                turned += checks.find_turned_in_time(
-                    name, before, after, latitude, time
-                )
+                turned += find_turned_in_time(name, before, after, latitude, time)
             changes += _unusual_changes(plan, name, x, times)
     of = f"static variables and {looked} of {plan.steps} times"
     if not runs:
-        states += checks.find_state_faults(static, latitude, plan.levels)
+        states += find_state_faults(static, latitude, plan.levels)
     results = [
         _result("values", f"plausible, in {of}", notes=values),
         _result(
@@ -241,10 +245,10 @@ def _unusual_changes(
         return []
     latitude = plan.target.latitude_degrees
     steps = [
-        checks.change(before, after, latitude)
+        change(before, after, latitude)
         for before, after in zip(fields[:-1], fields[1:], strict=True)
     ]
     # Layers have no pressure to be named by.
     named = plan.kind(name) == "levels" and plan.sigma_layers is None
     levels = plan.levels if named else None
-    return checks.find_unusual_changes(name, np.stack(steps), times[1:], levels)
+    return find_unusual_changes(name, np.stack(steps), times[1:], levels)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline import checks
+from pipeline.checks.physics import find_earth_faults, find_state_faults
 from pipeline.errors import UserError
 from pipeline.plan import Plan
 from pipeline.shards import source_fields
@@ -34,9 +34,9 @@ def check_source(plan: Plan) -> None:
         rows = max(1, len(fields[names[0]].latitude) // _LATITUDES)
         latitude = fields[names[0]].latitude[::rows]
         same = {name: state[name] for name in names}
-        findings += checks.find_state_faults(same, latitude, plan.levels, time)
+        findings += find_state_faults(same, latitude, plan.levels, time)
         if "simulated" not in plan.attributes:
-            findings += checks.find_earth_faults(same, latitude)
+            findings += find_earth_faults(same, latitude)
     if findings:
         raise UserError(
             f"{plan.source}: {'; '.join(findings)}: mend the source (nothing was "

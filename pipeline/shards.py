@@ -14,12 +14,8 @@ import apache_beam as beam
 import numpy as np
 
 from pipeline import vertical
-from pipeline.checks import (
-    LONGEST_STEP,
-    find_constant,
-    find_out_of_range,
-    find_turned_in_time,
-)
+from pipeline.checks.changes import LONGEST_STEP, find_turned_in_time
+from pipeline.checks.ranges import find_constant, find_out_of_range
 from pipeline.errors import UserError
 from pipeline.files import Folder, one_line
 from pipeline.plan import SURFACE_PRESSURE, Plan, source_parts, source_variables

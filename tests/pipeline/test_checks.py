@@ -7,13 +7,13 @@ import pytest
 import xarray
 
 from model.sphere.grids import parse_grid
-from pipeline import checks
+from pipeline.checks import changes, physics, ranges, turns
 from pipeline.regrid import Regridder
 
 GRID = parse_grid("TL31")
 TIME = np.datetime64("2001-01-02T06")
 TURNS = {
-    checks._words(turn): turn
+    turns.describe(turn): turn
     for turn in itertools.product((False, True), repeat=3)
     if any(turn)
 }
@@ -83,25 +83,25 @@ def turn_of(finding):
 
 def test_real_states_are_sound(era5, statics, members):
     fields, latitude, levels = era5
-    assert checks.find_state_faults(fields, latitude, levels, TIME) == []
-    assert checks.find_earth_faults(fields, latitude) == []
+    assert physics.find_state_faults(fields, latitude, levels, TIME) == []
+    assert physics.find_earth_faults(fields, latitude) == []
     backwards = {name: values[..., ::-1, :] for name, values in fields.items()}
-    assert checks.find_state_faults(backwards, latitude[::-1], levels) == []
+    assert physics.find_state_faults(backwards, latitude[::-1], levels) == []
     for name, values in fields.items():
-        assert checks.find_constant(name, values) == []
+        assert ranges.find_constant(name, values) == []
 
     fields, latitude, _ = statics
-    assert checks.find_state_faults(fields, latitude, [500.0]) == []
-    assert checks.find_earth_faults(fields, latitude) == []
+    assert physics.find_state_faults(fields, latitude, [500.0]) == []
+    assert physics.find_earth_faults(fields, latitude) == []
 
     latitude, levels = members.latitude.values, members.isobaricInhPa.values
     for number, time in np.ndindex(10, 4):
         state = members.isel(number=number, time=time)
         fields = {"geopotential": state.z.values, "temperature": state.t.values}
-        assert checks.find_state_faults(fields, latitude, levels) == []
+        assert physics.find_state_faults(fields, latitude, levels) == []
         regridder = Regridder(latitude, members.longitude.values, GRID)
         fields = {name: regridder(values) for name, values in fields.items()}
-        assert checks.find_state_faults(fields, GRID.latitude_degrees, levels) == []
+        assert physics.find_state_faults(fields, GRID.latitude_degrees, levels) == []
 
 
 def test_wind_of_another_analysis_fits_its_temperature(real_data):
@@ -111,7 +111,7 @@ def test_wind_of_another_analysis_fits_its_temperature(real_data):
         for name in "tuv"
     )
     levels, latitude = t.level.values.astype(float), t.latitude.values
-    thickness = checks._hydrostatic_thickness(t.values, levels)
+    thickness = physics._hydrostatic_thickness(t.values, levels)
     height = np.cumsum(thickness[::-1], 0)[::-1]  # above 1000 hPa
     lowest = np.argmin(np.abs(levels - 850))
     fields = {
@@ -120,10 +120,10 @@ def test_wind_of_another_analysis_fits_its_temperature(real_data):
         "v_component_of_wind": v.values[:lowest] - v.values[lowest],
     }
     levels = levels[:lowest]
-    assert checks.find_state_faults(fields, latitude, levels) == []
+    assert physics.find_state_faults(fields, latitude, levels) == []
     for name, words in itertools.product(fields, TURNS):
-        faulty = fields | {name: checks._turned(fields[name], TURNS[words])}
-        found = checks.find_state_faults(faulty, latitude, levels)
+        faulty = fields | {name: turns.turned(fields[name], TURNS[words])}
+        found = physics.find_state_faults(faulty, latitude, levels)
         assert found and turn_of(found[0]) == words
 
 
@@ -132,14 +132,14 @@ def test_the_planet_is_sound_and_random_numbers_are_not_judged(simulated):
     regridder = Regridder(latitude, data.longitude.values, GRID)
     for time in range(0, data.sizes["time"], 5):
         fields = fields_of(data.isel(time=time))
-        assert checks.find_state_faults(fields, latitude, levels) == []
+        assert physics.find_state_faults(fields, latitude, levels) == []
         regridded = {
             name: (regridder.fill if np.isnan(values).any() else regridder)(values)
             for name, values in fields.items()
         }
-        assert checks.find_state_faults(regridded, GRID.latitude_degrees, levels) == []
+        assert physics.find_state_faults(regridded, GRID.latitude_degrees, levels) == []
         for name, values in fields.items():
-            assert checks.find_constant(name, values, may_vanish=True) == []
+            assert ranges.find_constant(name, values, may_vanish=True) == []
 
     random = np.random.default_rng(0)
     for few_levels in ([500.0], [500.0, 850.0], list(levels)):
@@ -149,8 +149,9 @@ def test_the_planet_is_sound_and_random_numbers_are_not_judged(simulated):
         }
         fields |= {name: random.random((1, *GRID.shape)) for name in SURFACE}
         fields["sea_surface_temperature"][:, 5:20, 10:30] = np.nan
-        assert checks.find_state_faults(fields, GRID.latitude_degrees, few_levels) == []
-        assert checks.find_earth_faults(fields, GRID.latitude_degrees) == []
+        latitude = GRID.latitude_degrees
+        assert physics.find_state_faults(fields, latitude, few_levels) == []
+        assert physics.find_earth_faults(fields, latitude) == []
 
 
 @pytest.mark.parametrize("words", TURNS)
@@ -159,8 +160,8 @@ def test_a_turned_variable_is_found(era5, simulated, name, words):
     data, *points = simulated
     simulated_state = fields_of(data.isel(time=-1)), *points
     for fields, latitude, levels in (era5, simulated_state):
-        faulty = fields | {name: checks._turned(fields[name], TURNS[words])}
-        found = checks.find_state_faults(faulty, latitude, levels, TIME)
+        faulty = fields | {name: turns.turned(fields[name], TURNS[words])}
+        found = physics.find_state_faults(faulty, latitude, levels, TIME)
         assert found
         assert any(name in finding and words in finding for finding in found)
         for finding in found:
@@ -170,11 +171,11 @@ def test_a_turned_variable_is_found(era5, simulated, name, words):
 @pytest.mark.parametrize("words", ["upside down", "mirrored from east to west"])
 def test_a_state_that_is_turned_as_a_whole_is_found(era5, words):
     fields, latitude, levels = era5
-    faulty = {name: checks._turned(x, TURNS[words]) for name, x in fields.items()}
-    (found,) = checks.find_state_faults(faulty, latitude, levels)
+    faulty = {name: turns.turned(x, TURNS[words]) for name, x in fields.items()}
+    (found,) = physics.find_state_faults(faulty, latitude, levels)
     assert found.startswith("v_component_of_wind has the wrong sign") and words in found
     negated = fields | {"u_component_of_wind": -fields["u_component_of_wind"]}
-    (found,) = checks.find_state_faults(negated, latitude, levels)
+    (found,) = physics.find_state_faults(negated, latitude, levels)
     assert found == "u_component_of_wind has the wrong sign for the geopotential"
 
 
@@ -184,10 +185,10 @@ def test_exchanged_poles_of_the_earth(era5, statics):
             name: fields[name][..., ::-1, :]
             for name in ("land_sea_mask", "geopotential_at_surface")
         }
-        found = checks.find_earth_faults(upside_down, latitude)
+        found = physics.find_earth_faults(upside_down, latitude)
         assert [finding.split()[0] for finding in found] == list(upside_down)
         # The order of the file is another matter.
-        assert checks.find_earth_faults(upside_down, latitude[::-1]) == []
+        assert physics.find_earth_faults(upside_down, latitude[::-1]) == []
 
 
 def exchange(x):
@@ -221,11 +222,11 @@ def test_mislabelled_columns(era5, simulated, mistake, message):
     for fields, latitude, levels in (era5, simulated_state):
         columns = {name: fields[name] for name in ("geopotential", "temperature")}
         faulty = columns | {n: change(columns[n]) for n, change in mistake.items()}
-        (found,) = checks.find_state_faults(faulty, latitude, levels)
+        (found,) = physics.find_state_faults(faulty, latitude, levels)
         assert message in found
         # The order of the levels in the file is another matter.
         faulty = {name: values[::-1] for name, values in faulty.items()}
-        assert checks.find_state_faults(faulty, latitude, levels[::-1]) == [found]
+        assert physics.find_state_faults(faulty, latitude, levels[::-1]) == [found]
 
 
 def test_a_single_point_where_geopotential_rises(era5):
@@ -233,7 +234,7 @@ def test_a_single_point_where_geopotential_rises(era5):
     faulty = fields["geopotential"].copy()
     faulty[20, 3, 4] = faulty[25, 3, 4]
     faulty = fields | {"geopotential": faulty}
-    (found,) = checks.find_state_faults(faulty, latitude, levels)
+    (found,) = physics.find_state_faults(faulty, latitude, levels)
     expected = "geopotential does not fall from 450 to 500 hPa at 0.05% of the points"
     assert found == expected
 
@@ -249,10 +250,10 @@ def test_turned_in_time(simulated, members):
             cases.append((name, values, members.latitude.values))
     for name, values, latitude in cases:
         for before, after in itertools.pairwise(values[:6]):
-            assert checks.find_turned_in_time(name, before, after, latitude) == []
+            assert changes.find_turned_in_time(name, before, after, latitude) == []
             for words, turn in TURNS.items():
-                (found,) = checks.find_turned_in_time(
-                    name, before, checks._turned(after, turn), latitude, TIME
+                (found,) = changes.find_turned_in_time(
+                    name, before, turns.turned(after, turn), latitude, TIME
                 )
                 expected = f"{words} against the time before at 2001-01-02T06:00"
                 assert found == f"{name} is {expected}"
@@ -266,13 +267,13 @@ def test_what_follows_the_sun_is_not_turned():
         return (np.cos(np.deg2rad(latitude))[:, None] * np.cos(angle)).clip(0)[None]
 
     name = "toa_incident_solar_radiation"
-    assert checks.find_turned_in_time(name, sun(0), sun(12), latitude) == []
-    assert checks.find_turned_in_time("other", sun(0), sun(12), latitude)
+    assert changes.find_turned_in_time(name, sun(0), sun(12), latitude) == []
+    assert changes.find_turned_in_time("other", sun(0), sun(12), latitude)
 
 
 def changes_of(values, latitude):
     pairs = itertools.pairwise(values)
-    return np.stack([checks.change(*pair, latitude) for pair in pairs])
+    return np.stack([changes.change(*pair, latitude) for pair in pairs])
 
 
 def test_bad_days_are_outliers(simulated):
@@ -283,7 +284,7 @@ def test_bad_days_are_outliers(simulated):
 
         def found(values, name=name):
             changes = changes_of(values, latitude)
-            return checks.find_unusual_changes(name, changes, times, levels)
+            return changes.find_unusual_changes(name, changes, times, levels)
 
         assert found(sound) == []
         another_day, repeated = sound.copy(), sound.copy()
@@ -294,7 +295,7 @@ def test_bad_days_are_outliers(simulated):
         repeated[8] = sound[7]
         assert f"{name} repeats the time before at 2001-01-03T00:00" in found(repeated)
         changes = changes_of(another_day, latitude)[4:10]
-        assert checks.find_unusual_changes(name, changes, times[4:10], levels) == []
+        assert changes.find_unusual_changes(name, changes, times[4:10], levels) == []
 
 
 def test_a_daily_sea_surface_does_not_repeat():
@@ -303,7 +304,7 @@ def test_a_daily_sea_surface_does_not_repeat():
     hours = days.repeat(24, 0)
     changes = changes_of(hours, GRID.latitude_degrees)
     times = TIME + np.arange(len(changes)) * np.timedelta64(1, "h")
-    assert checks.find_unusual_changes("sea", changes, times) == []
+    assert changes.find_unusual_changes("sea", changes, times) == []
 
 
 def test_changes_are_area_means_of_what_is_defined():
@@ -311,25 +312,25 @@ def test_changes_are_area_means_of_what_is_defined():
     after = before + np.float32([[[3.0]], [[-0.5]]])
     after[0, :16] = np.nan
     after[1, :, ::2] = 0.5
-    found = checks.change(before, after, GRID.latitude_degrees)
+    found = changes.change(before, after, GRID.latitude_degrees)
     np.testing.assert_allclose(found, [3.0, 0.5])
 
 
 def test_constant():
     field = np.full((3, *GRID.shape), 7.0, np.float32)
-    found = checks.find_constant("temperature", field, TIME)
+    found = ranges.find_constant("temperature", field, TIME)
     assert found == ["temperature is 7 everywhere at 2001-01-02T06:00"]
-    assert checks.find_constant("snow", field, may_vanish=True)
-    assert checks.find_constant("snow", 0 * field)
-    assert checks.find_constant("snow", 0 * field, may_vanish=True) == []
+    assert ranges.find_constant("snow", field, may_vanish=True)
+    assert ranges.find_constant("snow", 0 * field)
+    assert ranges.find_constant("snow", 0 * field, may_vanish=True) == []
     field[:, :16] = np.nan
-    assert checks.find_constant("sea", field)
+    assert ranges.find_constant("sea", field)
     field[2, 20, 20] = 8  # Whole constant levels are sound.
-    assert checks.find_constant("sea", field) == []
+    assert ranges.find_constant("sea", field) == []
     fine = np.zeros((1, 721, 1440), np.float32)
     fine[0, 1, 1] = 1  # Between the points that are looked at first.
-    assert checks.find_constant("snow", fine) == []
-    assert checks.find_constant("sea", np.full((1, 4, 8), np.nan)) == []
+    assert ranges.find_constant("snow", fine) == []
+    assert ranges.find_constant("sea", np.full((1, 4, 8), np.nan)) == []
 
 
 def test_range(simulated):
@@ -337,7 +338,7 @@ def test_range(simulated):
     regridder = Regridder(latitude, data.longitude.values, GRID)
 
     def found(before, after):
-        return checks.find_out_of_range("x", before, after, levels, TIME)
+        return ranges.find_out_of_range("x", before, after, levels, TIME)
 
     for name in (*DYNAMIC, "specific_cloud_ice_water_content"):
         before = data[name].values[4]
@@ -359,11 +360,9 @@ def test_range(simulated):
 )
 def test_thinned_points_are_kept_by_every_turn(shape):
     x = np.arange(np.prod(shape)).reshape(1, *shape)
-    thinned = checks._thinned(x)
+    thinned = turns.thinned(x)
     assert 1000 < thinned.size <= 128 * 256
     for turn in TURNS.values():
-        once = checks._turned(x, turn)
-        np.testing.assert_array_equal(
-            checks._thinned(once), checks._turned(thinned, turn)
-        )
-        np.testing.assert_array_equal(checks._turned(once, turn), x)
+        once = turns.turned(x, turn)
+        np.testing.assert_array_equal(turns.thinned(once), turns.turned(thinned, turn))
+        np.testing.assert_array_equal(turns.turned(once, turn), x)

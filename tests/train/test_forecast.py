@@ -10,16 +10,11 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray
 
 from launch.cli import main
-from model import units
-from model.diagnostics import mean_sea_level_pressure
-from model.physics.columns import Columns
-from model.vertical.sigma import SigmaLevels
 from pipeline.errors import UserError
 from pipeline.files import Folder
 from pipeline.verification.run import verify
@@ -32,7 +27,6 @@ from train.forecast.output import Axes, Output
 from train.forecast.records import Months
 from train.forecast.request import Request, initial_times, parse_hours
 from train.forecast.run import forecast
-from train.forecast.sea import Sea
 from train.step import initial_state
 
 INIT = "2001-01-02/2001-01-03/12h"
@@ -364,89 +358,6 @@ def test_rows_that_blow_up_leave_the_others_alone(
     assert np.abs(difference).max() < 0.05
 
 
-def test_sea_of_the_dates(tiny_store, run, tmp_path):
-    sea = Sea(tiny_store, "dates")
-    starts = np.array([4, 8])
-    sea.check(starts, 12)
-    for lead, weight in ((0, 0.0), (6, 1.0), (3, 0.5)):
-        now = sea.at(starts, lead)["sea_surface_temperature"]
-        first, second = (
-            tiny_store.read_many(
-                {"sea_surface_temperature": (starts + i, slice(None))}, folded=True
-            )["sea_surface_temperature"]
-            for i in (0, 1)
-        )
-        expected = (1 - weight) * first + weight * second
-        np.testing.assert_allclose(now, expected, rtol=1e-6)
-    held = Sea(tiny_store, "held").at(starts, 600)["sea_surface_temperature"]
-    assert np.array_equal(held, sea.at(starts, 0)["sea_surface_temperature"])
-    with pytest.raises(UserError, match="ends at 2001-01-04T18.*--sea=held"):
-        forecast(Request(run, INIT, str(tmp_path / "x"), "10d", sea="dates"))
-    with pytest.raises(UserError, match="lacks 361 of the 365 days"):
-        Sea(tiny_store, "climatology")
-    assert not (tmp_path / "x").exists()
-
-
-class Years:
-    """A store of a wave in time, every six hours of some years."""
-
-    path, step = "years", np.timedelta64(6, "h")
-
-    def __init__(self, first, last):
-        start, end = (np.datetime64(t, "ns") for t in (first, last))
-        self.times = np.arange(start, end, self.step.astype("timedelta64[ns]"))
-
-    def read_many(self, requests, folded):
-        (index, _), *_ = requests.values()
-        year = self.times[index].astype("datetime64[Y]")
-        day = (self.times[index] - year) / np.timedelta64(1, "D")
-        wave = 280 + 10 * np.sin(2 * np.pi * day / 365) + 2.0 * (year.astype(int) % 2)
-        return {
-            n: np.full((len(index), 2, 3, 4), 1.0) * wave[:, None, None, None]
-            for n in requests
-        }
-
-
-def test_sea_of_a_climatology():
-    """The mean of two years, through leap days and turns of the year."""
-    store = Years("2003-01-01", "2005-01-01")
-    sea = Sea(store, "climatology")
-    starts = np.array([100, 1000])
-    sea.check(starts, 24 * 3650)
-    days = np.arange(0, 800)
-    found = np.stack([sea.at(starts, 24 * int(day))["sea_ice_cover"] for day in days])
-    assert np.isfinite(found).all()
-    for row, start in enumerate(starts):
-        now = store.times[start] + days * np.timedelta64(1, "D")
-        day = (now - now.astype("datetime64[Y]")) / np.timedelta64(1, "D")
-        expected = 281 + 10 * np.sin(2 * np.pi * day / 365)
-        # A day is averaged, and leap years are a day longer.
-        np.testing.assert_allclose(found[:, row, 0, 0, 0], expected, atol=0.25)
-    with pytest.raises(UserError, match="lacks 1 of the 365 days"):
-        Sea(Years("2003-01-01", "2003-12-31"), "climatology")
-
-
-def test_pressure_at_sea_level():
-    """A column at rest with the standard lapse rate has that of its foot."""
-    sigma = SigmaLevels.equidistant(40)
-    height = np.array([0.0, 500.0, 1500.0, 3000.0])
-    gas, gravity, lapse = 287.05, 9.80616, 0.0065
-    foot = 280.0
-    pressure = 101325 * (1 - lapse * height / foot) ** (gravity / gas / lapse)
-    # Of the lowest layer, by hydrostatic balance with that lapse rate.
-    ground = foot - lapse * height
-    lowest = ground * sigma.centers[-1] ** (lapse * gas / gravity)
-    columns = Columns(
-        *[None] * 4,
-        temperature=jnp.asarray(lowest)[None, None, None],
-        log_surface_pressure=jnp.log(jnp.asarray(pressure) * units.PASCAL)[None, None],
-        tracers={},
-    )
-    geopotential = jnp.asarray(height * gravity * units.GEOPOTENTIAL)[None, None]
-    found = mean_sea_level_pressure(columns, geopotential, sigma)
-    np.testing.assert_allclose(found[0, 0], 101325, rtol=2e-4)
-
-
 @pytest.mark.drill
 def test_several_processes_write_one_store(whole, tmp_path):
     """Atmospheres split over processes, and rows too."""
@@ -510,6 +421,7 @@ def test_bad_requests(run, tiny_store, tmp_path):
         ({"init": "2001-01-02,2001-01-02"}, "names a time twice"),
         ({"init": "2001-01-02,1999-01-01"}, "has no 1999-01-01"),
         ({"output": str(tmp_path / "something")}, "exists, and is no forecast"),
+        ({"lead": "10d", "sea": "dates"}, "ends at 2001-01-04T18.*--sea=held"),
         ({"workdir": "/nowhere"}, "holds no run"),
     ]:
         known = {"workdir": run, "init": INIT, "output": str(tmp_path / "x")}

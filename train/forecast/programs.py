@@ -5,6 +5,7 @@ one's atmosphere over `level` and `lat`, as in training.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -229,8 +230,11 @@ class Programs:
             columns=model.columns(state.atmosphere),
             decoded=model.decode(state, surroundings, networks),
             surroundings=surroundings,
-            budget=lambda: budget(equations, atmosphere),
-            tendencies=lambda: model.tendencies(state, surroundings, acting).by_name(),
+            # Only if a field asks for them, and once for all that do.
+            budget=functools.cache(lambda: budget(equations, atmosphere)),
+            tendencies=functools.cache(
+                lambda: model.tendencies(state, surroundings, acting).by_name()
+            ),
         )
         fields = {name: FIELDS[name].of(moment) for name in self._fields}
         of_all = (*moment.decoded.values(), *fields.values())
