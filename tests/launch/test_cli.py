@@ -132,6 +132,7 @@ def test_unknown_key_is_told(config_file, tmp_path, told):
     assert "did you mean 'optimizer.learning_rate'" in line
 
 
+@pytest.mark.drill
 def test_from_training_to_scores(config_file, tiny_store, tmp_path, told, capsys):
     workdir, scores = tmp_path / "run", tmp_path / "scores"
     train = ["train", f"--config={config_file}", f"--workdir={workdir}"]

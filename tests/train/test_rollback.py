@@ -83,6 +83,7 @@ def run(tmp_path, make_tiny_config, capsys):
     return folder, attempt
 
 
+@pytest.mark.drill
 def test_a_run_that_was_killed_while_it_went_back_goes_on_as_if_not(run):
     """The line is written, checkpoints are still where they were."""
     folder, attempt = run
@@ -113,6 +114,7 @@ def test_another_order_after_a_rollback(run):
     assert len(first) == len(second) == 4 and first[0] != second[0]
 
 
+@pytest.mark.drill
 def test_a_damaged_list_of_rollbacks_is_told(run):
     folder, attempt = run
     assert attempt(train_steps=2)[0] == 0
@@ -142,6 +144,7 @@ def poisoned_store(tiny_store, tmp_path):
     return str(path)
 
 
+@pytest.mark.drill
 def test_poisoned_data_are_skipped_and_told(run, poisoned_store):
     """All windows come by within 6 steps; one or two of them are poisoned."""
     folder, attempt = run

@@ -69,6 +69,7 @@ def case(tiny_store, tiny_config):
     )
 
 
+@pytest.mark.drill
 def test_parameters_of_a_skipped_step_stay_as_they_were(case):
     step = make_train_step(
         case.optimizer, case.objective, 0.9, case.mesh, case.shardings

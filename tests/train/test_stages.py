@@ -159,6 +159,7 @@ def test_every_stage_is_compiled_once_and_its_windows_are_its_own(
     assert (folder / "evaluations" / "0000006.png").stat().st_size > 10_000
 
 
+@pytest.mark.drill
 def test_a_compiled_step_takes_no_other_windows(config):
     """So that nothing is ever compiled again behind one's back."""
     with jax.enable_x64(False):

@@ -152,6 +152,7 @@ def test_shares_add_up(case, value_and_parts):
             assert levels["10 hPa"] == 0  # above `least_level`
 
 
+@pytest.mark.drill
 def test_gradients_are_equal_whatever_is_recomputed(case):
     """Of all ways but the offload, which a CPU has no memory for."""
     mesh, batch = case.batch(MeshShape(data=2))
