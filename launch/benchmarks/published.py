@@ -6,14 +6,13 @@ are compared.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import importlib.util
 import pathlib
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,8 +22,8 @@ import matplotlib
 import numpy as np
 import xarray
 from flax import nnx
-from jax.experimental import compilation_cache
 
+from launch.compile_anew import compile_anew
 from launch.published.checkpoint import Published, read_published
 from launch.published.importer import ground, translate
 from model.neural_gcm import Frame, ModelState, NeuralGCM
@@ -70,7 +69,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             "the same in both"
         )
     inputs = interpolated_analysis(published, spec)
-    with jax.enable_x64(False), _without_compilation_cache():
+    with jax.enable_x64(False), compile_anew():
         official = OfficialForecast(path, inputs)
         _log("compiling the official package's programs")
         official.begin()
@@ -395,19 +394,6 @@ def _timed(function: Callable[[], Any]) -> float:
     begun = time.perf_counter()
     jax.block_until_ready(function())
     return time.perf_counter() - begun
-
-
-@contextlib.contextmanager
-def _without_compilation_cache() -> Iterator[None]:
-    """Programs are compiled, not read from JAX's persistent cache."""
-    before = jax.config.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.compilation_cache.reset_cache()
-    try:
-        yield
-    finally:
-        jax.config.update("jax_enable_compilation_cache", before)
-        compilation_cache.compilation_cache.reset_cache()
 
 
 def _log(line: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from launch.compile_anew import compile_anew
 from launch.tpu.chips import Chip
 from launch.tpu.cost import Cost, cost
 
@@ -76,7 +77,8 @@ def measure(
     begun = time.monotonic()
     lowered = program.lower(*arguments)
     try:
-        compiled = lowered.compile()
+        with compile_anew():
+            compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         needed = _memory_needed(str(error))
         if needed is None:

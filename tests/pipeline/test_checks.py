@@ -7,7 +7,12 @@ import pytest
 import xarray
 
 from model.sphere.grids import parse_grid
-from pipeline.checks import changes, physics, ranges, turns
+from pipeline.checks import physics, ranges, turns
+from pipeline.checks.changes import (
+    change,
+    find_turned_in_time,
+    find_unusual_changes,
+)
 from pipeline.regrid import Regridder
 
 GRID = parse_grid("TL31")
@@ -250,9 +255,9 @@ def test_turned_in_time(simulated, members):
             cases.append((name, values, members.latitude.values))
     for name, values, latitude in cases:
         for before, after in itertools.pairwise(values[:6]):
-            assert changes.find_turned_in_time(name, before, after, latitude) == []
+            assert find_turned_in_time(name, before, after, latitude) == []
             for words, turn in TURNS.items():
-                (found,) = changes.find_turned_in_time(
+                (found,) = find_turned_in_time(
                     name, before, turns.turned(after, turn), latitude, TIME
                 )
                 expected = f"{words} against the time before at 2001-01-02T06:00"
@@ -267,13 +272,13 @@ def test_what_follows_the_sun_is_not_turned():
         return (np.cos(np.deg2rad(latitude))[:, None] * np.cos(angle)).clip(0)[None]
 
     name = "toa_incident_solar_radiation"
-    assert changes.find_turned_in_time(name, sun(0), sun(12), latitude) == []
-    assert changes.find_turned_in_time("other", sun(0), sun(12), latitude)
+    assert find_turned_in_time(name, sun(0), sun(12), latitude) == []
+    assert find_turned_in_time("other", sun(0), sun(12), latitude)
 
 
 def changes_of(values, latitude):
     pairs = itertools.pairwise(values)
-    return np.stack([changes.change(*pair, latitude) for pair in pairs])
+    return np.stack([change(*pair, latitude) for pair in pairs])
 
 
 def test_bad_days_are_outliers(simulated):
@@ -284,7 +289,7 @@ def test_bad_days_are_outliers(simulated):
 
         def found(values, name=name):
             changes = changes_of(values, latitude)
-            return changes.find_unusual_changes(name, changes, times, levels)
+            return find_unusual_changes(name, changes, times, levels)
 
         assert found(sound) == []
         another_day, repeated = sound.copy(), sound.copy()
@@ -295,7 +300,7 @@ def test_bad_days_are_outliers(simulated):
         repeated[8] = sound[7]
         assert f"{name} repeats the time before at 2001-01-03T00:00" in found(repeated)
         changes = changes_of(another_day, latitude)[4:10]
-        assert changes.find_unusual_changes(name, changes, times[4:10], levels) == []
+        assert find_unusual_changes(name, changes, times[4:10], levels) == []
 
 
 def test_a_daily_sea_surface_does_not_repeat():
@@ -304,7 +309,7 @@ def test_a_daily_sea_surface_does_not_repeat():
     hours = days.repeat(24, 0)
     changes = changes_of(hours, GRID.latitude_degrees)
     times = TIME + np.arange(len(changes)) * np.timedelta64(1, "h")
-    assert changes.find_unusual_changes("sea", changes, times) == []
+    assert find_unusual_changes("sea", changes, times) == []
 
 
 def test_changes_are_area_means_of_what_is_defined():
@@ -312,7 +317,7 @@ def test_changes_are_area_means_of_what_is_defined():
     after = before + np.float32([[[3.0]], [[-0.5]]])
     after[0, :16] = np.nan
     after[1, :, ::2] = 0.5
-    found = changes.change(before, after, GRID.latitude_degrees)
+    found = change(before, after, GRID.latitude_degrees)
     np.testing.assert_allclose(found, [3.0, 0.5])
 
 
