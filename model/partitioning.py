@@ -31,7 +31,6 @@ SAMPLES = ("data", "ensemble")  # axes over which the samples of a batch are spr
 ENSEMBLE, LEVEL, LAT = "ensemble", "level", "lat"
 
 # Layouts of tables and fields over the whole mesh.
-REPLICATED = P()
 MODAL_LEVELS = P(LEVEL, None, LAT)  # [level, 2, m, l]
 MODAL_SURFACE = P(None, LAT)  # [2, m, l]
 COLUMN_SURFACE = P(None, LAT, LEVEL)  # [2, latitude, longitude]

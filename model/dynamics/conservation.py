@@ -60,11 +60,7 @@ class Budget:
     heat_capacity: jax.Array
     angular_momentum: jax.Array
 
-    def si(self) -> dict[str, float]:
-        """`si_values` as numbers."""
-        return {name: float(x) for name, x in self.si_values().items()}
-
-    def si_values(self) -> dict[str, jax.Array]:
+    def si(self) -> dict[str, jax.Array]:
         """Pa, kg/m2, J/m2, and kg/s (of a mean angular momentum per area)."""
         gravity = units.GRAVITY / units.METRE * units.SECOND**2
         mass = 1 / units.PASCAL / gravity

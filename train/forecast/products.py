@@ -113,9 +113,7 @@ def _tendency(name: str) -> Field:
 
 def _mean(name: str, units_: str, long_name: str) -> Field:
     """Of the budget of the model's state, whose drift tells of leaks."""
-    return Field(
-        units_, long_name, GLOBAL, lambda moment: moment.budget().si_values()[name]
-    )
+    return Field(units_, long_name, GLOBAL, lambda moment: moment.budget().si()[name])
 
 
 FIELDS: dict[str, Field] = {
